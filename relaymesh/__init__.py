@@ -1,0 +1,1 @@
+"""RelayMesh: an open market for AI inference that nobody owns."""

@@ -1,0 +1,1 @@
+"""Floor 5, the adapters: the only sockets, files and clocks."""

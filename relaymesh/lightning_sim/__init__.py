@@ -1,0 +1,1 @@
+"""The embedded simulated Lightning network, which speaks Core Lightning's JSON-RPC."""

@@ -1,0 +1,164 @@
+"""The port to a Lightning wallet: issue invoices, pay invoices, look things up. Nobody holds anybody's money.
+
+Every call can be repeated: the same invoice label gives the same invoice, the same payment hash is never paid twice.
+The outcome of a payment has three values, and *unknown* never becomes *failed* by waiting (RM-03, "Wallets").
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from relaymesh.units import AmountMsat, Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceRequest:
+    """What a payee asks its wallet for.
+
+    Args:
+        label: The invoice label; the same label always means the same invoice.
+        amount_msat: At least 1.
+        description: At most 639 bytes (BOLT 11); never anything about the prompt.
+        expiry_seconds: How long it can be paid.
+        preimage: 32 bytes, when the payee chooses it (sealed delivery); None lets the wallet draw one.
+    """
+
+    label: str
+    amount_msat: AmountMsat
+    description: str
+    expiry_seconds: int
+    preimage: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """An invoice as issued: `bolt11` text and what it says; `payment_hash` and `payee` in lowercase hex."""
+
+    label: str
+    bolt11: str
+    payment_hash: str
+    amount_msat: AmountMsat
+    expires_at: Timestamp
+
+
+class InvoiceStatus(Enum):
+    """Where an invoice of ours stands."""
+
+    OPEN = "open"
+    PAID = "paid"
+    EXPIRED = "expired"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceState:
+    """An invoice's status; `received_msat` is what arrived (0 unless paid)."""
+
+    status: InvoiceStatus
+    received_msat: AmountMsat
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRequest:
+    """What a payer asks its wallet for.
+
+    Args:
+        bolt11: The invoice; it names its amount.
+        payment_hash: Its payment hash, lowercase hex, as the payer read it (what unknown outcomes are looked up by).
+        maximum_fee_msat: Routing fees above this fail the payment.
+        deadline_ms: How long to wait for an outcome before answering `PaymentUnknown`.
+    """
+
+    bolt11: str
+    payment_hash: str
+    maximum_fee_msat: AmountMsat
+    deadline_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSucceeded:
+    """Paid: `preimage` (32 bytes, hashes to the payment hash), what left the wallet beyond the amount as `fee_msat`."""
+
+    preimage: bytes
+    amount_msat: AmountMsat
+    fee_msat: AmountMsat
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFailed:
+    """Not paid and never will be by this attempt; no money moved. `reason` is one sentence for a person."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentUnknown:
+    """Nobody can say yet: money may have moved or may still move. Look it up by payment hash until it resolves."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentAbsent:
+    """The wallet never sent such a payment (answers a look-up only)."""
+
+
+PaymentOutcome = PaymentSucceeded | PaymentFailed | PaymentUnknown
+PaymentLookup = PaymentOutcome | PaymentAbsent
+
+
+@dataclass(frozen=True, slots=True)
+class WalletInfo:
+    """Who the wallet is and what it can do right now: `public_key` is the Lightning node's id (33 bytes, hex)."""
+
+    public_key: str
+    alias: str
+    network: str
+    balance_msat: AmountMsat
+    spendable_msat: AmountMsat
+    receivable_msat: AmountMsat
+
+
+class InvoiceIssuer(Protocol):
+    """A wallet that can be paid."""
+
+    async def create_invoice(self, request: InvoiceRequest) -> Invoice:
+        """Issue the invoice, or hand back the one already issued under this label.
+
+        Raises:
+            LightningError: The wallet is out of reach, or the label or preimage is taken by a different invoice.
+        """
+        ...
+
+    async def lookup_invoice(self, label: str) -> InvoiceState:
+        """Where the invoice with this label stands, now."""
+        ...
+
+    async def wait_invoice(self, label: str) -> InvoiceState:
+        """Wait until the invoice is paid or expired (or was never there); cancellation ends the wait at once."""
+        ...
+
+
+class Payer(Protocol):
+    """A wallet that can pay."""
+
+    async def pay(self, request: PaymentRequest) -> PaymentOutcome:
+        """Pay once, however often it is called with the same payment hash.
+
+        A wallet that cannot be reached before anything was sent answers `PaymentFailed`; once something may have been
+        sent, only the wallet's own word counts, and without it the answer is `PaymentUnknown`. Never raises for those.
+        """
+        ...
+
+    async def lookup_payment(self, payment_hash: str) -> PaymentLookup:
+        """What became of the payment with this hash; any doubt is `PaymentUnknown`."""
+        ...
+
+
+class Wallet(InvoiceIssuer, Payer, Protocol):
+    """Both, and who it is."""
+
+    async def info(self) -> WalletInfo:
+        """The wallet's identity and balances; LightningError if it does not answer."""
+        ...

@@ -1,0 +1,1 @@
+"""Floor 6, the roles: a machine joined to ports by one short loop."""
