@@ -1,0 +1,312 @@
+"""The messages between clients and relays, both ways (NIP-01, NIP-42, NIP-45)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from relaymesh.errors import LocalProtocolError, RemoteProtocolError
+from relaymesh.nostr.event import Event, EventId, is_hex_32, parse_event
+from relaymesh.nostr.filters import Filter, parse_filter
+from relaymesh.units import MAXIMUM_INTEGER
+
+MAXIMUM_SUBSCRIPTION_ID_CHARACTERS: Final = 64
+
+MessageT = TypeVar("MessageT")
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """`EVENT`, client to relay: publish this (NIP-01)."""
+
+    event: Event
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["EVENT", self.event.to_json()])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMessage:
+    """`REQ`, client to relay: send what matches any of the filters, stored and to come (NIP-01)."""
+
+    subscription_id: str
+    filters: tuple[Filter, ...]
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["REQ", self.subscription_id, *(each.to_json() for each in self.filters)])
+
+
+@dataclass(frozen=True, slots=True)
+class CountMessage:
+    """`COUNT`, client to relay: how many stored events match any of the filters? (NIP-45)"""
+
+    subscription_id: str
+    filters: tuple[Filter, ...]
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["COUNT", self.subscription_id, *(each.to_json() for each in self.filters)])
+
+
+@dataclass(frozen=True, slots=True)
+class CloseMessage:
+    """`CLOSE`, client to relay: end this subscription (NIP-01)."""
+
+    subscription_id: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["CLOSE", self.subscription_id])
+
+
+@dataclass(frozen=True, slots=True)
+class AuthMessage:
+    """`AUTH`, client to relay: the signed answer to a challenge (NIP-42)."""
+
+    event: Event
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["AUTH", self.event.to_json()])
+
+
+ClientMessage = EventMessage | RequestMessage | CountMessage | CloseMessage | AuthMessage
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionEvent:
+    """`EVENT`, relay to client: this event matches your subscription (NIP-01)."""
+
+    subscription_id: str
+    event: Event
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["EVENT", self.subscription_id, self.event.to_json()])
+
+
+@dataclass(frozen=True, slots=True)
+class OkMessage:
+    """`OK`, relay to client: whether an event was taken (NIP-01).
+
+    Args:
+        event_id: Which event.
+        accepted: Whether the relay took it.
+        message: Empty, or a machine-readable prefix, a colon and text; never empty when refused.
+    """
+
+    event_id: EventId
+    accepted: bool
+    message: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["OK", self.event_id, self.accepted, self.message])
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfStoredEvents:
+    """`EOSE`, relay to client: all stored events were sent, what follows is live (NIP-01)."""
+
+    subscription_id: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["EOSE", self.subscription_id])
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedMessage:
+    """`CLOSED`, relay to client: the relay refused or ended a subscription (NIP-01)."""
+
+    subscription_id: str
+    message: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["CLOSED", self.subscription_id, self.message])
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeMessage:
+    """`NOTICE`, relay to client: words for a person (NIP-01)."""
+
+    message: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["NOTICE", self.message])
+
+
+@dataclass(frozen=True, slots=True)
+class AuthChallenge:
+    """`AUTH`, relay to client: sign this to authenticate (NIP-42)."""
+
+    challenge: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["AUTH", self.challenge])
+
+
+@dataclass(frozen=True, slots=True)
+class CountResult:
+    """`COUNT`, relay to client: how many stored events match (NIP-45)."""
+
+    subscription_id: str
+    count: int
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["COUNT", self.subscription_id, {"count": self.count}])
+
+
+RelayMessage = (
+    SubscriptionEvent | OkMessage | EndOfStoredEvents | ClosedMessage | NoticeMessage | AuthChallenge | CountResult
+)
+
+
+def parse_client_message(text: str | bytes) -> ClientMessage:
+    """Read a message that a client sent to a relay; its event, if any, stays unverified.
+
+    Raises:
+        RemoteProtocolError: The text is anything but one well-formed message of this direction.
+    """
+    return _parse(text, _CLIENT_MESSAGES)
+
+
+def parse_relay_message(text: str | bytes) -> RelayMessage:
+    """Read a message that a relay sent to a client; its event, if any, stays unverified.
+
+    Raises:
+        RemoteProtocolError: The text is anything but one well-formed message of this direction.
+    """
+    return _parse(text, _RELAY_MESSAGES)
+
+
+def _to_text(message: list[Any]) -> str:
+    try:
+        return orjson.dumps(message).decode()
+    except TypeError as error:  # orjson.JSONEncodeError is a TypeError
+        raise LocalProtocolError("a message's strings must be valid UTF-8, without lone surrogates") from error
+
+
+def _parse(text: str | bytes, parsers: dict[str, Callable[[list[Any]], MessageT]]) -> MessageT:
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise RemoteProtocolError("a message must be valid JSON") from error
+    if not isinstance(message, list) or not message or not isinstance(message[0], str):
+        raise RemoteProtocolError("a message must be a JSON array that starts with its type")
+    parse = parsers.get(message[0])
+    if parse is None:
+        raise RemoteProtocolError(f"a message's type must be one of {', '.join(parsers)}")
+    return parse(message)
+
+
+def _check_length(message: list[Any], length: int) -> None:
+    if len(message) != length:
+        raise RemoteProtocolError(f"a {message[0]} message must have {length} elements, not {len(message)}")
+
+
+def _check_subscription_id(message: list[Any]) -> str:
+    value = message[1] if len(message) > 1 else None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAXIMUM_SUBSCRIPTION_ID_CHARACTERS:
+        raise RemoteProtocolError(
+            f"a subscription id must be a string of 1 to {MAXIMUM_SUBSCRIPTION_ID_CHARACTERS} characters"
+        )
+    return value
+
+
+def _check_string(message: list[Any], position: int) -> str:
+    value = message[position]
+    if not isinstance(value, str):
+        raise RemoteProtocolError(f"element {position} of a {message[0]} message must be a string")
+    return value
+
+
+def _parse_filters(message: list[Any]) -> tuple[str, tuple[Filter, ...]]:
+    subscription_id = _check_subscription_id(message)
+    if len(message) < 3:
+        raise RemoteProtocolError(f"a {message[0]} message must have at least one filter")
+    return subscription_id, tuple(map(parse_filter, message[2:]))
+
+
+def _parse_event_message(message: list[Any]) -> EventMessage:
+    _check_length(message, 2)
+    return EventMessage(parse_event(message[1]))
+
+
+def _parse_auth_message(message: list[Any]) -> AuthMessage:
+    _check_length(message, 2)
+    return AuthMessage(parse_event(message[1]))
+
+
+def _parse_close_message(message: list[Any]) -> CloseMessage:
+    _check_length(message, 2)
+    return CloseMessage(_check_subscription_id(message))
+
+
+def _parse_subscription_event(message: list[Any]) -> SubscriptionEvent:
+    _check_length(message, 3)
+    return SubscriptionEvent(_check_subscription_id(message), parse_event(message[2]))
+
+
+def _parse_ok_message(message: list[Any]) -> OkMessage:
+    _check_length(message, 4)
+    event_id, accepted = message[1], message[2]
+    if not is_hex_32(event_id):
+        raise RemoteProtocolError("an OK message must name an event id of 64 lowercase hex characters")
+    if not isinstance(accepted, bool):
+        raise RemoteProtocolError("an OK message must say true or false")
+    return OkMessage(EventId(event_id), accepted, _check_string(message, 3))
+
+
+def _parse_end_of_stored_events(message: list[Any]) -> EndOfStoredEvents:
+    _check_length(message, 2)
+    return EndOfStoredEvents(_check_subscription_id(message))
+
+
+def _parse_closed_message(message: list[Any]) -> ClosedMessage:
+    _check_length(message, 3)
+    return ClosedMessage(_check_subscription_id(message), _check_string(message, 2))
+
+
+def _parse_notice_message(message: list[Any]) -> NoticeMessage:
+    _check_length(message, 2)
+    return NoticeMessage(_check_string(message, 1))
+
+
+def _parse_auth_challenge(message: list[Any]) -> AuthChallenge:
+    _check_length(message, 2)
+    return AuthChallenge(_check_string(message, 1))
+
+
+def _parse_count_result(message: list[Any]) -> CountResult:
+    _check_length(message, 3)
+    count = message[2].get("count") if isinstance(message[2], dict) else None
+    if type(count) is not int or not 0 <= count <= MAXIMUM_INTEGER:
+        raise RemoteProtocolError("a COUNT message must hold an object whose count is an integer of at least 0")
+    return CountResult(_check_subscription_id(message), count)
+
+
+_CLIENT_MESSAGES: Final[dict[str, Callable[[list[Any]], ClientMessage]]] = {
+    "EVENT": _parse_event_message,
+    "REQ": lambda message: RequestMessage(*_parse_filters(message)),
+    "COUNT": lambda message: CountMessage(*_parse_filters(message)),
+    "CLOSE": _parse_close_message,
+    "AUTH": _parse_auth_message,
+}
+
+_RELAY_MESSAGES: Final[dict[str, Callable[[list[Any]], RelayMessage]]] = {
+    "EVENT": _parse_subscription_event,
+    "OK": _parse_ok_message,
+    "EOSE": _parse_end_of_stored_events,
+    "CLOSED": _parse_closed_message,
+    "NOTICE": _parse_notice_message,
+    "AUTH": _parse_auth_challenge,
+    "COUNT": _parse_count_result,
+}
