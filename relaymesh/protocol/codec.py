@@ -1,0 +1,205 @@
+"""Values into events and back: sealed conversation (2877x) and public state (3877x) (RM-01, "Events").
+
+A sealed message is NIP-44 text; its plaintext carries a random `salt` and the event an `x` tag with the SHA-256 of the
+plaintext, so that one message can later be shown as evidence without giving a conversation key away.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.nostr.event import EventId, PublicKey, Signer, Tags, UnsignedEvent, VerifiedEvent, is_hex_32
+from relaymesh.nostr.kinds import Kind
+from relaymesh.protocol.content import MAXIMUM_PLAINTEXT_BYTES, PROTOCOL_VERSION, check_content, encode_content
+from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
+from relaymesh.protocol.handshake import SessionAccept, SessionRequest
+from relaymesh.protocol.offer import Offer
+from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
+from relaymesh.protocol.status import STATUS_LABEL, Status
+from relaymesh.units import Moment, Timestamp
+
+SealedMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage
+
+MESSAGE_KINDS: Final[dict[type[SealedMessage], Kind]] = {
+    QuoteRequest: Kind.QUOTE_REQUEST,
+    Quote: Kind.QUOTE,
+    SessionRequest: Kind.SESSION_REQUEST,
+    SessionAccept: Kind.SESSION_ACCEPT,
+    RefusalMessage: Kind.REFUSAL,
+}
+_MESSAGE_TYPES: Final[dict[int, type[SealedMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
+
+TOPIC: Final = "relaymesh"
+CONVERSATION_WINDOW_SECONDS: Final = 60
+STATE_FUTURE_SECONDS: Final = 60
+
+
+def seal_message(
+    message: SealedMessage,
+    *,
+    author: PublicKey,
+    signer: Signer,
+    recipient: PublicKey,
+    answers: EventId | None,
+    created_at: Timestamp,
+    entropy: bytes,
+) -> UnsignedEvent:
+    """Encrypt a message to its recipient; what comes back is ready for proof of work and for signing.
+
+    Args:
+        author: Who will sign; the same key as `signer`'s.
+        answers: The event this message answers (`e`), None for an opening.
+        entropy: 64 fresh random bytes: the salt and the NIP-44 nonce.
+    """
+    salt, nonce = entropy[:32], entropy[32:64]
+    plaintext = encode_content({**message.to_fields(), "salt": salt.hex()})
+    if len(plaintext.encode()) > MAXIMUM_PLAINTEXT_BYTES:
+        raise RemoteProtocolError(f"a market message must be at most {MAXIMUM_PLAINTEXT_BYTES} bytes long")
+    tags: Tags = (("p", recipient), ("x", hashlib.sha256(plaintext.encode()).hexdigest()))
+    if answers is not None:
+        tags = (("e", answers), *tags)
+    expiration = str(created_at + CONVERSATION_WINDOW_SECONDS)
+    tags = (*tags, ("expiration", expiration))
+    content = signer.seal(plaintext, recipient, nonce)
+    return UnsignedEvent(author, created_at, MESSAGE_KINDS[type(message)], tags, content)
+
+
+def open_message(event: VerifiedEvent, signer: Signer) -> SealedMessage | Refusal:
+    """Decrypt and read a sealed message that was sent to `signer`, or by it.
+
+    Returns:
+        The message; or, when it opens but cannot be understood, the refusal that its author deserves.
+
+    Raises:
+        RemoteProtocolError: It is not sealed to this key, or it does not open: there is nobody to answer.
+    """
+    recipients = event.tag_values("p")
+    if len(recipients) != 1 or not is_hex_32(recipients[0]):
+        raise RemoteProtocolError("a sealed message must name exactly one recipient")
+    mine = event.public_key == signer.public_key
+    counterparty = PublicKey(recipients[0]) if mine else event.public_key
+    if not mine and recipients[0] != signer.public_key:
+        raise RemoteProtocolError("the sealed message is for another key")
+    plaintext = signer.open(event.content, counterparty)
+    try:
+        return _read_plaintext(event, plaintext)
+    except RemoteProtocolError as error:
+        return refuse(RefusalCode.INVALID_MESSAGE, str(error))
+
+
+def _read_plaintext(event: VerifiedEvent, plaintext: str) -> SealedMessage | Refusal:
+    if event.tag_value("x") != hashlib.sha256(plaintext.encode()).hexdigest():
+        raise RemoteProtocolError("the x tag must be the SHA-256 of the plaintext")
+    message_type = _MESSAGE_TYPES.get(event.kind)
+    if message_type is None:
+        raise RemoteProtocolError(f"kind {event.kind} is not a sealed message")
+    fields = check_content(plaintext, maximum_bytes=MAXIMUM_PLAINTEXT_BYTES)
+    if not is_hex_32(fields.get("salt")):
+        raise RemoteProtocolError("the plaintext must carry a salt of 32 bytes in hex")
+    version = fields.get("v")
+    if version != PROTOCOL_VERSION or isinstance(version, bool):
+        return refuse(RefusalCode.UNSUPPORTED_VERSION, f"this side speaks version {PROTOCOL_VERSION}")
+    return message_type.from_text(plaintext, maximum_bytes=MAXIMUM_PLAINTEXT_BYTES)
+
+
+def is_timely(event: VerifiedEvent, now: Moment) -> bool:
+    """Whether a conversation event (2877x) may be acted on now: within ±60 s of its making, before its expiration."""
+    if abs(event.created_at - now.timestamp) > CONVERSATION_WINDOW_SECONDS:
+        return False
+    expiration = read_expiration(event)
+    return expiration is None or now.timestamp < expiration
+
+
+def read_expiration(event: VerifiedEvent) -> Timestamp | None:
+    """The event's `expiration` (NIP-40); None without one; a malformed one counts as long past."""
+    text = event.tag_value("expiration")
+    if text is None:
+        return None
+    return Timestamp(int(text)) if text.isascii() and text.isdigit() and len(text) <= 16 else Timestamp(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOffer:
+    """An offer and the verified event it came in."""
+
+    event: VerifiedEvent
+    label: str
+    offer: Offer
+
+    @property
+    def node(self) -> PublicKey:
+        """Whose offer it is."""
+        return self.event.public_key
+
+    @property
+    def address(self) -> str:
+        """`38770:<node>:<label>`, as an `a` tag names it (NIP-01)."""
+        return f"{int(Kind.OFFER)}:{self.event.public_key}:{self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedStatus:
+    """A status and the verified event it came in."""
+
+    event: VerifiedEvent
+    status: Status
+    expires_at: Timestamp
+
+    @property
+    def node(self) -> PublicKey:
+        """Whose status it is."""
+        return self.event.public_key
+
+
+def build_offer(offer: Offer, label: str, author: PublicKey, created_at: Timestamp) -> UnsignedEvent:
+    """The 38770 that publishes this offer under this label."""
+    tags: list[tuple[str, ...]] = [("t", TOPIC), ("d", label)]
+    tags += [("m", model) for model in offer.models]
+    tags += [("j", job_type) for job_type in offer.job_types]
+    if offer.region is not None:
+        tags.append(("r", offer.region))
+    tags.append(("alt", f"RelayMesh offer: {', '.join(offer.models)}"[:200]))
+    return UnsignedEvent(author, created_at, Kind.OFFER, tuple(tags), encode_content(offer.to_fields()))
+
+
+def read_offer(event: VerifiedEvent) -> SignedOffer:
+    """Read a 38770; RemoteProtocolError if it is not a valid offer."""
+    label = _read_state_label(event, Kind.OFFER)
+    offer = Offer.from_text(event.content)
+    if set(event.tag_values("m")) != set(offer.models) or set(event.tag_values("j")) != set(offer.job_types):
+        raise RemoteProtocolError("an offer's m and j tags must be the models and job types of its rows")
+    if event.tag_value("r") != offer.region:
+        raise RemoteProtocolError("an offer's r tag must be its region")
+    return SignedOffer(event, label, offer)
+
+
+def build_status(status: Status, author: PublicKey, created_at: Timestamp, expires_at: Timestamp) -> UnsignedEvent:
+    """The 38771 that publishes this status until `expires_at` (three heartbeats from now)."""
+    tags = (
+        ("t", TOPIC),
+        ("d", STATUS_LABEL),
+        ("expiration", str(expires_at)),
+        ("alt", f"RelayMesh node status: {status.state}"),
+    )
+    return UnsignedEvent(author, created_at, Kind.STATUS, tags, encode_content(status.to_fields()))
+
+
+def read_status(event: VerifiedEvent) -> SignedStatus:
+    """Read a 38771; RemoteProtocolError if it is not a valid status."""
+    label = _read_state_label(event, Kind.STATUS)
+    expires_at = read_expiration(event)
+    if label != STATUS_LABEL or expires_at is None:
+        raise RemoteProtocolError(f"a status must carry d={STATUS_LABEL} and an expiration")
+    return SignedStatus(event, Status.from_text(event.content), expires_at)
+
+
+def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
+    if event.kind != kind:
+        raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
+    first_topic = event.tag_value("t")
+    label = event.tag_value("d")
+    if first_topic != TOPIC or not label or len(label.encode()) > MAXIMUM_LABEL_BYTES:
+        raise RemoteProtocolError(f"state must carry t={TOPIC} and a label of at most {MAXIMUM_LABEL_BYTES} bytes")
+    return label

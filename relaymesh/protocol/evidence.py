@@ -1,0 +1,84 @@
+"""Evidence: metering records and receipts as signed events, and what anyone can check about them offline (RM-03)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.nostr.event import Event, PublicKey, Tags, UnsignedEvent, VerifiedEvent, is_hex_32, parse_event
+from relaymesh.nostr.kinds import Kind
+from relaymesh.protocol.codec import TOPIC
+from relaymesh.protocol.content import encode_content
+from relaymesh.protocol.metering import MeteringRecord
+from relaymesh.protocol.receipt import Receipt
+from relaymesh.units import Timestamp
+
+Verifier = Callable[[Event], VerifiedEvent]
+"""Checks id and signature; raises RemoteProtocolError (`relaymesh.nostr.keys.verify` is the real one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedMetering:
+    """A metering record and the verified event it came in; `client` is the session key it was made for."""
+
+    event: VerifiedEvent
+    record: MeteringRecord
+    client: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt, the verified event it came in, and the verified metering record inside it."""
+
+    event: VerifiedEvent
+    receipt: Receipt
+    metering: SignedMetering
+
+
+def build_metering(
+    record: MeteringRecord, *, author: PublicKey, client: PublicKey, created_at: Timestamp
+) -> UnsignedEvent:
+    """The 8770 that states this record to this client session key."""
+    tags: Tags = (("t", TOPIC), ("p", client), ("alt", "RelayMesh metering record"))
+    return UnsignedEvent(author, created_at, Kind.METERING, tags, encode_content(record.to_fields()))
+
+
+def read_metering(event: VerifiedEvent) -> SignedMetering:
+    """Read an 8770; RemoteProtocolError if it is not a valid metering record."""
+    client = _read_evidence(event, Kind.METERING)
+    return SignedMetering(event, MeteringRecord.from_text(event.content), client)
+
+
+def build_receipt(receipt: Receipt, metering: SignedMetering, created_at: Timestamp) -> UnsignedEvent:
+    """The 8771 with which the client session key answers a metering record."""
+    tags: Tags = (
+        ("t", TOPIC),
+        ("p", metering.event.public_key),
+        ("e", metering.event.id),
+        ("alt", "RelayMesh receipt"),
+    )
+    return UnsignedEvent(metering.client, created_at, Kind.RECEIPT, tags, encode_content(receipt.to_fields()))
+
+
+def read_receipt(event: VerifiedEvent, verify: Verifier) -> SignedReceipt:
+    """Read an 8771 and verify the record inside it.
+
+    Raises:
+        RemoteProtocolError: The receipt or the record is invalid, or the receipt's author is not the record's client.
+    """
+    node = _read_evidence(event, Kind.RECEIPT)
+    receipt = Receipt.from_text(event.content)
+    metering = read_metering(verify(parse_event(receipt.metering)))
+    if metering.client != event.public_key:
+        raise RemoteProtocolError("a receipt is valid only if its author is the client that the record names")
+    if metering.event.public_key != node or event.tag_value("e") != metering.event.id:
+        raise RemoteProtocolError("a receipt's p and e tags must name the record it embeds")
+    return SignedReceipt(event, receipt, metering)
+
+
+def _read_evidence(event: VerifiedEvent, kind: Kind) -> PublicKey:
+    if event.kind != kind:
+        raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
+    subjects = event.tag_values("p")
+    if len(subjects) != 1 or not is_hex_32(subjects[0]):
+        raise RemoteProtocolError("evidence must name exactly one other party in a p tag")
+    return PublicKey(subjects[0])

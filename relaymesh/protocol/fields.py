@@ -1,0 +1,62 @@
+"""The field types that wire values are made of: each with its range, so that no value can hold a wrong one."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from relaymesh.nostr.event import EventId, PublicKey
+from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
+
+MAXIMUM_RATE: Final = 10**9
+MAXIMUM_QUANTITY: Final = 10**9
+MAXIMUM_PER: Final = 10**6
+MAXIMUM_LABEL_BYTES: Final = 29
+
+_HEX_32 = Field(pattern=r"^[0-9a-f]{64}$")
+
+Msat = Annotated[AmountMsat, Field(ge=0, le=MAXIMUM_INTEGER)]
+"""An amount, 0 … 2^53 − 1 msat."""
+
+Rate = Annotated[AmountMsat, Field(ge=0, le=MAXIMUM_RATE)]
+"""A price per `per` units, at most 10^9 msat."""
+
+Per = Annotated[int, Field(ge=1, le=MAXIMUM_PER)]
+"""What a rate is per: 1 … 10^6 units."""
+
+Quantity = Annotated[int, Field(ge=0, le=MAXIMUM_QUANTITY)]
+"""A count of units, 0 … 10^9."""
+
+UnixMilliseconds = Annotated[int, Field(ge=0, le=MAXIMUM_INTEGER)]
+"""An absolute time in Unix milliseconds."""
+
+Milliseconds = Annotated[int, Field(ge=0, le=MAXIMUM_INTEGER)]
+"""A duration in milliseconds."""
+
+UnixSeconds = Annotated[Timestamp, Field(ge=0, le=MAXIMUM_INTEGER)]
+"""An absolute time in Unix seconds."""
+
+Sequence = Annotated[int, Field(ge=0, le=MAXIMUM_INTEGER)]
+"""`seq`: max(last + 1, Unix seconds), so that a reader can refuse a rollback."""
+
+Hex32 = Annotated[str, _HEX_32]
+"""32 bytes in lowercase hex."""
+
+EventIdField = Annotated[EventId, _HEX_32]
+PublicKeyField = Annotated[PublicKey, _HEX_32]
+
+LightningNodeId = Annotated[str, Field(pattern=r"^0[23][0-9a-f]{64}$")]
+"""A Lightning node's compressed public key (33 bytes, hex)."""
+
+Label = Annotated[str, Field(pattern=r"^[a-z0-9./@-]{1,29}$")]
+"""An offer's `d`: at most 29 bytes of `[a-z0-9./@-]`."""
+
+ModelName = Annotated[str, Field(min_length=1, max_length=100)]
+ShortText = Annotated[str, Field(max_length=200)]
+RelayUrl = Annotated[str, Field(pattern=r"^wss?://[^\s]{1,200}$")]
+Endpoint = Annotated[str, Field(pattern=r"^wss?://[^\s]{1,200}$")]
+
+JobType = Literal["chat", "completion", "embedding", "rerank", "classify", "moderate", "summarise"]
+Unit = Literal["token", "byte", "second", "job"]
+Order = Literal["prepay", "postpay", "sealed"]
+Scope = Literal["job", "session"]
+Version = Literal[1]

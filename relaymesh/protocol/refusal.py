@@ -1,0 +1,105 @@
+"""Being refused: a value with a code that machines understand and a text that people understand (RM-01, "Refusal")."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, Self
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.protocol.content import WireValue
+from relaymesh.protocol.fields import ShortText
+
+
+class RefusalCode(Enum):
+    """Why a request was turned down."""
+
+    INVALID_MESSAGE = "invalid-message"
+    UNSUPPORTED_VERSION = "unsupported-version"
+    EXPIRED = "expired"
+    REPLAYED = "replayed"
+    POW = "pow"
+    RATE_LIMITED = "rate-limited"
+    RESTRICTED = "restricted"
+    MODEL_NOT_OFFERED = "model-not-offered"
+    OFFER_CHANGED = "offer-changed"
+    UNSUPPORTED_PARAMETER = "unsupported-parameter"
+    OVER_LIMIT = "over-limit"
+    OVER_BUDGET = "over-budget"
+    BUSY = "busy"
+    DRAINING = "draining"
+    PAYMENT_REQUIRED = "payment-required"
+    PAYMENT_TIMEOUT = "payment-timeout"
+    PAYMENT_MISMATCH = "payment-mismatch"
+    RUNNER_UNAVAILABLE = "runner-unavailable"
+    RUNNER_FAILED = "runner-failed"
+    RUNNER_TIMEOUT = "runner-timeout"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+RETRYABLE: Final[Mapping[RefusalCode, bool]] = {
+    RefusalCode.INVALID_MESSAGE: False,
+    RefusalCode.UNSUPPORTED_VERSION: False,
+    RefusalCode.EXPIRED: True,
+    RefusalCode.REPLAYED: False,
+    RefusalCode.POW: True,
+    RefusalCode.RATE_LIMITED: True,
+    RefusalCode.RESTRICTED: False,
+    RefusalCode.MODEL_NOT_OFFERED: False,
+    RefusalCode.OFFER_CHANGED: True,
+    RefusalCode.UNSUPPORTED_PARAMETER: False,
+    RefusalCode.OVER_LIMIT: False,
+    RefusalCode.OVER_BUDGET: False,
+    RefusalCode.BUSY: True,
+    RefusalCode.DRAINING: True,
+    RefusalCode.PAYMENT_REQUIRED: True,
+    RefusalCode.PAYMENT_TIMEOUT: True,
+    RefusalCode.PAYMENT_MISMATCH: False,
+    RefusalCode.RUNNER_UNAVAILABLE: True,
+    RefusalCode.RUNNER_FAILED: True,
+    RefusalCode.RUNNER_TIMEOUT: True,
+    RefusalCode.CANCELLED: True,
+    RefusalCode.INTERNAL: True,
+}
+"""Whether the same request may be served if it is made again (to this node or, for the client, to another)."""
+
+
+class Refusal(WireValue):
+    """A refusal as it travels: in a 28774 and in a session's ERROR.
+
+    Args:
+        code: One of the protocol's codes.
+        reason: One sentence for a person; never prompt text, secrets or a stack trace.
+    """
+
+    code: RefusalCode
+    reason: ShortText
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether asking again may help."""
+        return RETRYABLE[self.code]
+
+    def to_wire(self) -> str:
+        """`code: reason`."""
+        return f"{self.code.value}: {self.reason}"
+
+    @classmethod
+    def from_wire(cls, text: str) -> Self:
+        """Read `code: reason`.
+
+        Raises:
+            RemoteProtocolError: The code is not one of the protocol's, or the reason is too long.
+        """
+        code, separator, reason = text.partition(":")
+        try:
+            known = RefusalCode(code)
+        except ValueError:
+            raise RemoteProtocolError("a refusal must begin with one of the protocol's codes") from None
+        if not separator or len(reason) > 201:
+            raise RemoteProtocolError("a refusal must read `code: reason`, the reason at most 200 characters long")
+        return cls(code=known, reason=reason.strip())
+
+
+def refuse(code: RefusalCode, reason: str) -> Refusal:
+    """A refusal with its reason cut to what the protocol allows."""
+    return Refusal(code=code, reason=reason[:200])
