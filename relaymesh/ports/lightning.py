@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from relaymesh.protocol.payment import DecodedInvoice as DecodedInvoice
+from relaymesh.protocol.payment import PaymentAbsent as PaymentAbsent
+from relaymesh.protocol.payment import PaymentFailed as PaymentFailed
+from relaymesh.protocol.payment import PaymentLookup as PaymentLookup
+from relaymesh.protocol.payment import PaymentOutcome as PaymentOutcome
+from relaymesh.protocol.payment import PaymentSucceeded as PaymentSucceeded
+from relaymesh.protocol.payment import PaymentUnknown as PaymentUnknown
 from relaymesh.units import AmountMsat, Timestamp
 
 
@@ -73,39 +80,6 @@ class PaymentRequest:
     payment_hash: str
     maximum_fee_msat: AmountMsat
     deadline_ms: int = 30_000
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentSucceeded:
-    """Paid: `preimage` (32 bytes, hashes to the payment hash), what left the wallet beyond the amount as `fee_msat`."""
-
-    preimage: bytes
-    amount_msat: AmountMsat
-    fee_msat: AmountMsat
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentFailed:
-    """Not paid and never will be by this attempt; no money moved. `reason` is one sentence for a person."""
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentUnknown:
-    """Nobody can say yet: money may have moved or may still move. Look it up by payment hash until it resolves."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentAbsent:
-    """The wallet never sent such a payment (answers a look-up only)."""
-
-
-PaymentOutcome = PaymentSucceeded | PaymentFailed | PaymentUnknown
-PaymentLookup = PaymentOutcome | PaymentAbsent
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""What can become of a payment, and what an invoice says: values that settlement decides upon (RM-03, "Wallets").
+
+A payment has three outcomes, and *unknown* never becomes *failed* by waiting.
+"""
+
+from dataclasses import dataclass
+
+from relaymesh.units import AmountMsat, Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSucceeded:
+    """Paid: `preimage` (32 bytes, hashes to the payment hash), what left the wallet beyond the amount as `fee_msat`."""
+
+    preimage: bytes
+    amount_msat: AmountMsat
+    fee_msat: AmountMsat
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFailed:
+    """Not paid and never will be by this attempt; no money moved. `reason` is one sentence for a person."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentUnknown:
+    """Nobody can say yet: money may have moved or may still move. Look it up by payment hash until it resolves."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentAbsent:
+    """The wallet never sent such a payment (answers a look-up only)."""
+
+
+PaymentOutcome = PaymentSucceeded | PaymentFailed | PaymentUnknown
+PaymentLookup = PaymentOutcome | PaymentAbsent
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedInvoice:
+    """What a BOLT 11 invoice says, its signature checked.
+
+    Args:
+        bolt11: The text it was read from.
+        payment_hash: 64 lowercase hex characters.
+        amount_msat: At least 1; an invoice without an amount is refused when it is read.
+        payee: The Lightning node that is paid (33 bytes, hex), recovered from the signature.
+        network: The currency prefix: `bc`, `tb`, `bcrt`, …
+        created_at: Unix seconds.
+        expires_at: Unix seconds.
+        description: What the payee wrote; empty when it committed to a hash instead.
+    """
+
+    bolt11: str
+    payment_hash: str
+    amount_msat: AmountMsat
+    payee: str
+    network: str
+    created_at: Timestamp
+    expires_at: Timestamp
+    description: str
