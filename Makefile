@@ -22,28 +22,29 @@ apt install python3 python3-venv; macOS: brew install python@3.12) or name one w
 endef
 
 # $(call install,FOLDER,LOCK FILES): make FOLDER hold exactly what the lock files name, and RelayMesh itself, editable.
-# uv, itself pinned by the lock, does in seconds what takes pip half a minute; pip finishes the job where uv cannot.
+# uv, itself pinned by the lock, does in seconds what takes pip half a minute; pip does the job where uv cannot.
 define install
 	@set -eu; \
+	if [ "$$(cat $(1)/.installed 2>/dev/null || echo '$(CURDIR)')" != '$(CURDIR)' ]; then rm -rf $(1); fi; \
 	if ! $(1)/bin/python -c '$(FITS)' >/dev/null 2>&1 </dev/null; then \
 	  python=; \
 	  for candidate in $(PYTHON) python3.12 python3.11 python3; do \
 	    if "$$candidate" -c '$(FITS)' >/dev/null 2>&1 </dev/null; then python=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$python" ]; then echo '$(strip $(ADVICE))' >&2; exit 1; fi; \
-	  echo "Creating $(1) with $$("$$python" --version) (once)."; \
+	  echo "Creating $(1) with $$("$$python" --version), once."; \
 	  "$$python" -m venv --clear $(1); \
 	fi; \
-	echo "Installing what $(2) pins into $(1)."; \
-	pip="$(1)/bin/python -m pip --quiet --disable-pip-version-check --no-input"; \
+	echo "Installing what $(strip $(2)) pins."; \
+	pip() { $(1)/bin/python -m pip -qq --disable-pip-version-check --no-input install --no-deps "$$@"; }; \
+	uv() { $(1)/bin/uv --quiet pip install --no-deps --python $(1)/bin/python --compile-bytecode "$$@"; }; \
 	sed -n '/^uv==/,/^ *# via/p' requirements.lock > $(1)/uv.txt; \
-	if $$pip install --no-deps --require-hashes -r $(1)/uv.txt && \
-	  $(1)/bin/uv --quiet pip install --python $(1)/bin/python --compile-bytecode --require-hashes \
-	    $(patsubst %,-r %,$(2)) 2>$(1)/uv.log; then :; \
-	else echo "uv could not; pip does it instead, which takes about a minute."; \
-	  $$pip install --no-deps --require-hashes $(patsubst %,-r %,$(2)); \
-	fi; \
-	$$pip install --no-deps --no-build-isolation --editable .; \
+	pip --require-hashes -r $(1)/uv.txt; \
+	uv --require-hashes $(patsubst %,-r %,$(2)) 2>$(1)/uv.log || { \
+	  echo "uv could not ($(1)/uv.log says why): pip does it, which takes about a minute."; \
+	  pip --require-hashes $(patsubst %,-r %,$(2)); \
+	}; \
+	pip --no-build-isolation --editable .; \
 	echo '$(CURDIR)' > $(1)/.installed
 endef
 
