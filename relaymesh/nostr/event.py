@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NewType, Protocol
 
@@ -41,12 +41,29 @@ class UnsignedEvent:
         """The exact UTF-8 bytes that the id hashes.
 
         Raises:
-            LocalProtocolError: A string holds a lone surrogate, which UTF-8 cannot carry.
+            LocalProtocolError: A string holds a lone surrogate, which UTF-8 cannot carry, or a number exceeds 64 bits.
         """
         try:
             return orjson.dumps([0, self.public_key, self.created_at, self.kind, self.tags, self.content])
-        except (TypeError, orjson.JSONEncodeError) as error:
-            raise LocalProtocolError("an event's strings must be valid UTF-8, without lone surrogates") from error
+        except TypeError as error:  # what orjson's own error is too
+            raise LocalProtocolError(
+                "an event's strings must be valid UTF-8, without lone surrogates, and its numbers within 64 bits"
+            ) from error
+
+    def check_shape(self) -> None:
+        """Make sure that others will take the event, before it is signed.
+
+        Raises:
+            LocalProtocolError: A field is of the wrong type or range.
+        """
+        if not is_hex_32(self.public_key):
+            raise LocalProtocolError("an event's public_key must be 64 lowercase hex characters")
+        if not _is_integer(self.created_at, MAXIMUM_CREATED_AT) or not _is_integer(self.kind, MAXIMUM_KIND):
+            raise LocalProtocolError(f"an event's created_at must be Unix seconds and its kind 0 to {MAXIMUM_KIND}")
+        if not _is_string(self.content):
+            raise LocalProtocolError("an event's content must be a string")
+        if not _is_tuple_of(self.tags, _is_tag):
+            raise LocalProtocolError("an event's tags must be a tuple of tuples of at least one string each")
 
     def compute_id(self) -> EventId:
         """The id: the SHA-256 of the serialisation, in lowercase hex."""
@@ -124,13 +141,29 @@ def is_hex_32(value: object) -> bool:
     return isinstance(value, str) and _HEX_32.match(value) is not None
 
 
+def _is_integer(value: object, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_tag(value: object) -> bool:
+    return value != () and _is_tuple_of(value, _is_string)
+
+
+def _is_tuple_of(value: object, is_item: Callable[[object], bool]) -> bool:
+    return isinstance(value, tuple) and all(map(is_item, value))
+
+
 def parse_event(value: object) -> Event:
     """Check the shape of an event that was parsed from JSON; id and signature stay unchecked.
 
     Raises:
         RemoteProtocolError: A field is missing or of the wrong type, length or range.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise RemoteProtocolError("an event must be a JSON object")
     event_id, public_key, signature = value.get("id"), value.get("pubkey"), value.get("sig")
     if not is_hex_32(event_id):
@@ -156,7 +189,10 @@ def _parse_tags(value: object) -> Tags:
         raise RemoteProtocolError("an event's tags must be a list")
     tags: list[Tag] = []
     for tag in value:
-        if not isinstance(tag, list) or not tag or not all(isinstance(item, str) for item in tag):
+        if not isinstance(tag, list) or not tag:
             raise RemoteProtocolError("each tag must be a list of at least one string")
+        for item in tag:  # a plain loop: half the time of a generator, and relays run this for every tag there is
+            if not isinstance(item, str):
+                raise RemoteProtocolError("each tag must be a list of strings")
         tags.append(tuple(tag))
     return tuple(tags)

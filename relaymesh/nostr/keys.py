@@ -68,7 +68,12 @@ class KeyPair:
         return bytes(self._coincurve.sign_schnorr(digest))
 
     def sign(self, event: UnsignedEvent) -> VerifiedEvent:
-        """Give the event its id and signature (NIP-01)."""
+        """Give the event its id and signature (NIP-01).
+
+        Raises:
+            LocalProtocolError: The event names another author, or a field is of the wrong type or range.
+        """
+        event.check_shape()
         if event.public_key != self.public_key:
             raise LocalProtocolError("an event is signed only by the key it names as its author")
         event_id = event.compute_id()
@@ -141,7 +146,11 @@ def verify(event: Event) -> VerifiedEvent:
         return event
     if not has_valid_id(event):
         raise RemoteProtocolError("the event's id is not the hash of its content")
-    if not is_valid_signature(event.public_key, bytes.fromhex(event.id), bytes.fromhex(event.signature)):
+    try:
+        signature = bytes.fromhex(event.signature)
+    except ValueError as error:
+        raise RemoteProtocolError("an event's sig must be 128 lowercase hex characters") from error
+    if not is_valid_signature(event.public_key, bytes.fromhex(event.id), signature):
         raise RemoteProtocolError("the event's signature was not made by its author")
     return VerifiedEvent(
         event.public_key,
