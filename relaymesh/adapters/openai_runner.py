@@ -296,13 +296,14 @@ def _check_size(received: int, limit: int) -> None:
 
 
 def _checked_url(url: str) -> SplitResult:
+    expected = "expected a model server's URL such as http://localhost:11434/v1; give one like it"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment:
-        raise UsageError("expected a model server's URL such as http://localhost:11434/v1; give one like it")
+        named = parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise UsageError(expected) from error
+    if parts.scheme not in ("http", "https") or not named or parts.query or parts.fragment:
+        raise UsageError(expected)
     return parts
 
 
