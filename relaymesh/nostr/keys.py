@@ -21,6 +21,8 @@ except ImportError:  # no wheel for this platform: coincurve signs instead, slow
 
 CURVE_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _CONVERSATIONS_CACHED: Final = 1024
+_NO_RANDOMNESS: Final = bytes(32)
+"""BIP-340's auxiliary randomness left out, so that both libraries make the same signature."""
 
 
 class KeyPair:
@@ -65,7 +67,7 @@ class KeyPair:
             raise LocalProtocolError("only 32-byte digests are signed")
         if self._secp256k1 is not None:
             return bytes(self._secp256k1.schnorr_sign(digest, None, raw=True))
-        return bytes(self._coincurve.sign_schnorr(digest))
+        return bytes(self._coincurve.sign_schnorr(digest, _NO_RANDOMNESS))
 
     def sign(self, event: UnsignedEvent) -> VerifiedEvent:
         """Give the event its id and signature (NIP-01).
