@@ -53,48 +53,32 @@ def admit_quote_request(
     """Answer a 28770 with a binding price or with the reason for none (RM-01, "Quote").
 
     Of several rows that serve the request, the one that costs the buyer least is quoted; among equals the one of the
-    lowest offer id, then the first. A request that names no offer (an open one) is weighed against every current offer.
+    lowest offer id, then the first. A request that names no offer (an open one) is weighed against all current ones.
 
     Args:
-        request: What is asked; its amounts and quantities are in range, since it was parsed.
+        request: What is asked.
         offers: The node's current offers by the id of their event.
         load: How busy the node is.
         request_id: The 28770 (or, at a posted price, the 28772) that is answered.
         now_ms: Unix milliseconds.
         validity_ms: How long the quote stands; never longer than the offer it rests on.
         eta_ms: When the first output would come, from the JOB on.
-
-    Returns:
-        The quote, its `max_msat` the most that a job of this shape can cost and never above the budget; or the refusal.
     """
-    relied_on = _relied_on(request, offers, now_ms)
-    if isinstance(relied_on, Refusal):
-        return relied_on
-    refusals = [refuse(RefusalCode.MODEL_NOT_OFFERED, "this node does not offer that model for that job type")]
-    admitted: list[tuple[AmountMsat, EventId, int]] = []
-    for offer, position in _matching_rows(request, relied_on):
-        priced = _examine_row(request, offer, offer.offer.rows[position])
-        if isinstance(priced, Refusal):
-            refusals.append(priced)
-        else:
-            admitted.append((priced, offer.event.id, position))
-    if not admitted:
-        return max(refusals, key=lambda refusal: _NEAREST_LAST.index(refusal.code))
-    unavailable = refuse_for_load(load)
-    if unavailable is not None:
+    best = _best_row(request, offers, now_ms)
+    if isinstance(best, Refusal):
+        return best
+    if (unavailable := refuse_for_load(load)) is not None:
         return unavailable
-    maximum_msat, offer_id, position = min(admitted)
-    offer = offers[offer_id]
-    row = offer.offer.rows[position]
+    offer, row, shape = best.offer.offer, best.row, request.shape
     return Quote(
         request_id=request_id,
-        offer_id=offer_id,
-        offer_seq=offer.offer.seq,
+        offer_id=best.offer.event.id,
+        offer_seq=offer.seq,
         row=row,
-        estimated_msat=estimate(row, request.shape),
-        max_msat=maximum_msat,
-        settlement=quote_terms(row, request.shape, offer.offer.settlement, request.settlement, maximum_msat),
-        valid_until_ms=min(now_ms + validity_ms, offer.offer.valid_until * MILLISECONDS_PER_SECOND),
+        estimated_msat=estimate(row, shape),
+        max_msat=best.maximum_msat,
+        settlement=quote_terms(row, shape, offer.settlement, request.settlement, best.maximum_msat),
+        valid_until_ms=min(now_ms + validity_ms, offer.valid_until * MILLISECONDS_PER_SECOND),
         eta_in_ms=eta_ms,
     )
 
@@ -144,6 +128,34 @@ def refuse_for_load(load: NodeLoad) -> Refusal | None:
     if load.free <= 0:
         return refuse(RefusalCode.BUSY, f"no free capacity, {load.queue} jobs wait; ask again later or ask another")
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _PricedRow:
+    offer: SignedOffer
+    position: int
+    maximum_msat: AmountMsat
+
+    @property
+    def row(self) -> PriceRow:
+        return self.offer.offer.rows[self.position]
+
+
+def _best_row(request: QuoteRequest, offers: Mapping[EventId, SignedOffer], now_ms: int) -> _PricedRow | Refusal:
+    relied_on = _relied_on(request, offers, now_ms)
+    if isinstance(relied_on, Refusal):
+        return relied_on
+    refusals = [refuse(RefusalCode.MODEL_NOT_OFFERED, "this node does not offer that model for that job type")]
+    admitted: list[_PricedRow] = []
+    for offer, position in _matching_rows(request, relied_on):
+        priced = _examine_row(request, offer, offer.offer.rows[position])
+        if isinstance(priced, Refusal):
+            refusals.append(priced)
+        else:
+            admitted.append(_PricedRow(offer, position, priced))
+    if not admitted:
+        return max(refusals, key=lambda refusal: _NEAREST_LAST.index(refusal.code))
+    return min(admitted, key=lambda priced: (priced.maximum_msat, priced.offer.event.id, priced.position))
 
 
 def _relied_on(
