@@ -9,7 +9,7 @@ from tests.house import tree
 # rather than those that somebody thought of forbidding.
 PURE_STANDARD_LIBRARY = frozenset(
     "__future__ abc base64 binascii bisect collections contextlib dataclasses enum functools hashlib heapq hmac "
-    "ipaddress itertools json math operator re statistics string struct types typing unicodedata urllib.parse".split()
+    "ipaddress itertools json math operator re statistics string struct types typing unicodedata".split()
 )
 PURE_LIBRARIES: dict[str, set[str]] = {
     "nostr": {"coincurve", "cryptography", "orjson", "pydantic", "pynostr", "secp256k1", "secrets"},
