@@ -16,6 +16,7 @@ from relaymesh.machines.session_interface import (
     CloseConnection,
     Closed,
     Deliver,
+    Interrupted,
     Opened,
     SendFrame,
     SendMessages,

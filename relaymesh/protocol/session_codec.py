@@ -189,7 +189,6 @@ _JOB_FIELDS: Final[dict[str, Callable[[object], Any]]] = {
     "job_type": _one_of(_JOB_TYPES),
     "body": _text(),
     "output_units": _integer(0, MAXIMUM_QUANTITY),
-    "output_units": _integer(0, MAXIMUM_QUANTITY),
     "max_msat": _NUMBER,
 }
 _INVOICE_FIELDS: Final[dict[str, Callable[[object], Any]]] = {

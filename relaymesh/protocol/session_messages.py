@@ -27,7 +27,6 @@ class JobMessage:
         client_nonce: 32 fresh bytes in hex; the job id is SHA-256(session id ‖ nonce).
         quote_id: The quote whose row prices the job.
         body: The job itself, as JSON text in a string.
-        output_units: The most output wanted, in the quoted row's unit.
         output_units: The most output wanted, in the row's unit; both sides plan the same tranches from it.
         max_msat: The most the job may cost.
         session: The session the job id was made in, when that was an earlier one (after a crash).
@@ -51,7 +50,6 @@ class JobMessage:
             "model": self.model,
             "job_type": self.job_type,
             "body": self.body,
-            "output_units": self.output_units,
             "output_units": self.output_units,
             "max_msat": self.max_msat,
         }
