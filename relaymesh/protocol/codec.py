@@ -20,16 +20,16 @@ from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.status import STATUS_LABEL, Status
 from relaymesh.units import Moment, Timestamp
 
-SealedMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage
+MarketMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage
 
-MESSAGE_KINDS: Final[dict[type[SealedMessage], Kind]] = {
+MESSAGE_KINDS: Final[dict[type[MarketMessage], Kind]] = {
     QuoteRequest: Kind.QUOTE_REQUEST,
     Quote: Kind.QUOTE,
     SessionRequest: Kind.SESSION_REQUEST,
     SessionAccept: Kind.SESSION_ACCEPT,
     RefusalMessage: Kind.REFUSAL,
 }
-_MESSAGE_TYPES: Final[dict[int, type[SealedMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
+_MESSAGE_TYPES: Final[dict[int, type[MarketMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
 
 TOPIC: Final = "relaymesh"
 CONVERSATION_WINDOW_SECONDS: Final = 60
@@ -37,7 +37,7 @@ STATE_FUTURE_SECONDS: Final = 60
 
 
 def seal_message(
-    message: SealedMessage,
+    message: MarketMessage,
     *,
     author: PublicKey,
     signer: Signer,
@@ -66,7 +66,7 @@ def seal_message(
     return UnsignedEvent(author, created_at, MESSAGE_KINDS[type(message)], tags, content)
 
 
-def open_message(event: VerifiedEvent, signer: Signer) -> SealedMessage | Refusal:
+def open_message(event: VerifiedEvent, signer: Signer) -> MarketMessage | Refusal:
     """Decrypt and read a sealed message that was sent to `signer`, or by it.
 
     Returns:
@@ -89,7 +89,7 @@ def open_message(event: VerifiedEvent, signer: Signer) -> SealedMessage | Refusa
         return refuse(RefusalCode.INVALID_MESSAGE, str(error))
 
 
-def _read_plaintext(event: VerifiedEvent, plaintext: str) -> SealedMessage | Refusal:
+def _read_plaintext(event: VerifiedEvent, plaintext: str) -> MarketMessage | Refusal:
     if event.tag_value("x") != hashlib.sha256(plaintext.encode()).hexdigest():
         raise RemoteProtocolError("the x tag must be the SHA-256 of the plaintext")
     message_type = _MESSAGE_TYPES.get(event.kind)

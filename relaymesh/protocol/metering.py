@@ -92,7 +92,12 @@ class MeteringRecord(WireValue):
     output_commitment: Hex32
     max_msat: Msat
     charged_msat: Msat
-    tranches: Annotated[tuple[MeteredTranche, ...], Field(max_length=64)]
+    tranches: Annotated[tuple[MeteredTranche, ...], Field(max_length=32)]
+
+    def billable_units(self, unit: Unit) -> tuple[int, int]:
+        """What the charge may be for: units delivered or, where more was prepaid, units paid for (RM-03, "Prepay")."""
+        input_units, used = self.units.of(unit)
+        return input_units, max(used, sum(tranche.units_paid for tranche in self.tranches))
 
 
 def commit_to_payment(salt: bytes, payment_hash: str) -> str:

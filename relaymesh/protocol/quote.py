@@ -1,4 +1,4 @@
-"""Quote request (28770), quote (28771) and refusal message (28774): price before commitment (RM-01, "The conversation").
+"""Quote request (28770), quote (28771), refusal message (28774): price before commitment (RM-01, "Conversation").
 
 A request describes the shape of a job, never the prompt. A quote is signed and binds the node to its price.
 """

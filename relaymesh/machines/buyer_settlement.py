@@ -1,0 +1,168 @@
+"""The client's side of settlement: check, store, pay once, and learn what became of it (RM-03, "Settlement")."""
+
+from collections.abc import Collection
+from typing import Final
+
+from relaymesh.machines.records import Store, TrancheRecord, TrancheState
+from relaymesh.machines.settlement import (
+    BuyerEffect,
+    BuyerInput,
+    InvoiceOffered,
+    JobAccounted,
+    LookUpPayment,
+    Pay,
+    PaymentInDoubt,
+    PaymentResolved,
+    SettlementContract,
+    SettlementStopped,
+    TrancheFunded,
+    Tranches,
+)
+from relaymesh.protocol.payment import PaymentAbsent, PaymentFailed, PaymentLookup, PaymentSucceeded, PaymentUnknown
+from relaymesh.protocol.refusal import RefusalCode, refuse
+from relaymesh.units import AmountMsat, Instant, Moment
+
+FIRST_LOOK_UP_MS: Final = 250
+LONGEST_LOOK_UP_MS: Final = 30_000
+INVOICE_MARGIN_SECONDS: Final = 2
+_State = TrancheState
+
+
+class BuyerSettlement:
+    """The client's side: check, pay once, and never take *unknown* for *failed*.
+
+    Args:
+        contract: What was agreed.
+        known_payment_hashes: Hashes that other tranches already used; an invoice that repeats one is refused.
+    """
+
+    def __init__(self, contract: SettlementContract, *, known_payment_hashes: Collection[str] = ()) -> None:
+        self._tranches = Tranches(contract)
+        self._contract = contract
+        self._known_hashes = known_payment_hashes
+        self._look_ups: dict[int, tuple[Instant, int]] = {}
+        self._effects: list[BuyerEffect] = []
+
+    @property
+    def records(self) -> tuple[TrancheRecord, ...]:
+        """Every tranche so far, in order."""
+        return tuple(self._tranches.records)
+
+    @property
+    def paid_msat(self) -> AmountMsat:
+        """What is known to have been paid to the node."""
+        return self._tranches.sum_of(_State.PAID, _State.RELEASED)
+
+    @property
+    def committed_msat(self) -> AmountMsat:
+        """What was paid or may have been: unknown counts as paid against the budget."""
+        return self._tranches.sum_of(_State.PAID, _State.RELEASED, _State.PAYING, _State.UNKNOWN)
+
+    @property
+    def fees_msat(self) -> AmountMsat:
+        """What routing cost on top."""
+        return AmountMsat(sum(record.fee_msat for record in self._tranches.records))
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether some payment is out, or its outcome is unknown."""
+        return any(record.state in (_State.PAYING, _State.UNKNOWN) for record in self._tranches.records)
+
+    def receive(self, message: BuyerInput, now: Moment) -> None:
+        """Take in an invoice or what the wallet said."""
+        match message:
+            case InvoiceOffered():
+                self._offered(message, now)
+            case PaymentResolved(tranche, lookup):
+                self._resolved(tranche, lookup, now)
+            case JobAccounted():
+                self._effects.append(Store(self._tranches.account()))
+
+    def deadline(self) -> Instant | None:
+        """When the next look-up of an unknown payment is due."""
+        return min((instant for instant, _ in self._look_ups.values()), default=None)
+
+    def handle_deadline(self, now: Moment) -> None:
+        """Look up every payment whose time has come, each time after a longer pause."""
+        for tranche, (instant, pause_ms) in list(self._look_ups.items()):
+            if instant <= now.instant:
+                pause_ms = min(2 * pause_ms, LONGEST_LOOK_UP_MS)
+                self._look_ups[tranche] = (now.after_ms(pause_ms), pause_ms)
+                self._effects.append(LookUpPayment(tranche, self._tranches.records[tranche].payment_hash))
+
+    def effects(self) -> tuple[BuyerEffect, ...]:
+        """What is to be done, once, in order."""
+        effects, self._effects = tuple(self._effects), []
+        return effects
+
+    def _offered(self, offered: InvoiceOffered, now: Moment) -> None:
+        records = self._tranches.records
+        if offered.tranche < len(records):
+            if records[offered.tranche].bolt11 != offered.bolt11:
+                self._refuse(offered.tranche, "a tranche is invoiced once")
+            return
+        complaint = self._find_mismatch(offered, now)
+        if complaint is not None or offered.decoded is None:
+            self._refuse(offered.tranche, complaint or "the invoice cannot be read")
+            return
+        tranche, payment_hash = offered.tranche, offered.decoded.payment_hash
+        self._tranches.open_next(offered.amount_msat, offered.units)
+        self._tranches.change(tranche, "invoice", _State.INVOICED, bolt11=offered.bolt11, payment_hash=payment_hash)
+        record = self._tranches.change(tranche, "pay", _State.PAYING)
+        self._effects += [Store((record,)), Pay(tranche, offered.bolt11, payment_hash, offered.amount_msat)]
+
+    def _refuse(self, tranche: int, complaint: str) -> None:
+        self._effects.append(SettlementStopped(tranche, refuse(RefusalCode.PAYMENT_MISMATCH, complaint)))
+
+    def _find_mismatch(self, offered: InvoiceOffered, now: Moment) -> str | None:
+        """Why this invoice must not be paid, or None; RM-03, "Settlement"."""
+        contract, plan, decoded = self._contract, self._contract.plan, offered.decoded
+        if decoded is None:
+            return "the invoice cannot be read"
+        if any(record.state is not _State.PAID for record in self._tranches.records):
+            return "the next tranche is invoiced before the one before it was paid"
+        if offered.tranche != len(self._tranches.records) or offered.tranche >= plan.count:
+            return f"tranche {offered.tranche} was invoiced where {len(self._tranches.records)} of {plan.count} is next"
+        if offered.order != contract.order or offered.units != plan.units(offered.tranche):
+            return "the invoice is of another order or tranche than agreed"
+        if decoded.amount_msat != offered.amount_msat:
+            return f"the invoice asks for {decoded.amount_msat} msat where {offered.amount_msat} was announced"
+        if contract.is_input_known and offered.amount_msat > plan.price(offered.tranche):
+            return f"the invoice asks for {offered.amount_msat} msat where {plan.price(offered.tranche)} is the price"
+        if self.committed_msat + offered.amount_msat > contract.maximum_msat:
+            return f"the invoice would exceed the job's limit of {contract.maximum_msat} msat"
+        if decoded.payee != contract.lightning_node_id:
+            return "the invoice pays another Lightning node than the offer names"
+        if decoded.payment_hash in self._known_hashes or any(
+            record.payment_hash == decoded.payment_hash for record in self._tranches.records
+        ):
+            return "the invoice repeats the payment hash of another tranche"
+        if decoded.expires_at <= now.timestamp + INVOICE_MARGIN_SECONDS:
+            return "the invoice has expired or is about to"
+        return None
+
+    def _resolved(self, tranche: int, lookup: PaymentLookup, now: Moment) -> None:
+        state = self._tranches.records[tranche].state
+        if state not in (_State.PAYING, _State.UNKNOWN):
+            return
+        match lookup:
+            case PaymentSucceeded(preimage, _, fee_msat):
+                self._look_ups.pop(tranche, None)
+                record = self._tranches.change(tranche, "settle", _State.PAID, fee_msat=fee_msat, preimage=preimage)
+                self._effects += [Store((record,)), TrancheFunded(tranche)]
+            case PaymentFailed(_, reason):
+                self._fail(tranche, reason)
+            case PaymentAbsent():
+                self._fail(tranche, "the wallet never sent the payment")
+            case PaymentUnknown(reason) if state is _State.PAYING:
+                record = self._tranches.change(tranche, "lose sight", _State.UNKNOWN, reason=reason)
+                self._look_ups[tranche] = (now.after_ms(FIRST_LOOK_UP_MS), FIRST_LOOK_UP_MS)
+                self._effects += [Store((record,)), PaymentInDoubt(tranche)]
+            case PaymentUnknown():
+                pass
+
+    def _fail(self, tranche: int, reason: str) -> None:
+        self._look_ups.pop(tranche, None)
+        record = self._tranches.change(tranche, "fail", _State.FAILED, reason=reason)
+        refusal = refuse(RefusalCode.PAYMENT_REQUIRED, f"the payment failed: {reason}")
+        self._effects += [Store((record,)), SettlementStopped(tranche, refusal)]

@@ -1,0 +1,399 @@
+"""One job, as the client lives it: JOB out, output in, every tranche paid once, a receipt at the end (RM-02, "Jobs").
+
+Read this file first. The session is open and its contract is known (opening.py tells how that came about); payments
+are `BuyerSettlement`'s. The machine is told what came in over the session and what the wallet said, and answers with
+effects, in the order in which they must happen: nothing is sent or paid before the ledger has it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, assert_never
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.machines.buyer_settlement import BuyerSettlement
+from relaymesh.machines.job_events import (
+    CancelRequested,
+    Deliver,
+    InvoiceRead,
+    ReadInvoice,
+    Received,
+    Send,
+    SessionEnded,
+    SessionRestored,
+)
+from relaymesh.machines.job_outcome import JobEnded, JobObservation, find_complaints, make_job_record, make_receipt
+from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
+from relaymesh.machines.settlement import (
+    InvoiceOffered,
+    JobAccounted,
+    LookUpPayment,
+    Pay,
+    PaymentInDoubt,
+    PaymentResolved,
+    SettlementContract,
+    SettlementStopped,
+    TrancheFunded,
+)
+from relaymesh.market.pricing import TranchePlan
+from relaymesh.nostr.event import Event, Signer
+from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
+from relaymesh.protocol.evidence import SignedMetering, Verifier, read_metering
+from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
+from relaymesh.protocol.session_messages import (
+    CancelMessage,
+    CreditMessage,
+    EndMessage,
+    ErrorMessage,
+    InvoiceMessage,
+    JobMessage,
+    MeteringMessage,
+    OutputMessage,
+    PaidMessage,
+    ReceiptMessage,
+    ResumeMessage,
+    SessionMessage,
+)
+from relaymesh.units import Instant, Moment
+
+CREDIT_BYTES: Final = 256 * 1024
+
+
+class ClientJobState(Enum):
+    """Where the job stands; what is paid is the settlement's own matter."""
+
+    READY = "ready"
+    WAITING = "waiting for the first output"
+    STREAMING = "streaming"
+    ENDING = "waiting for the metering record"
+    DOUBTING = "waiting for the wallet's word"
+    ENDED = "ended"
+
+
+_S = ClientJobState
+CLIENT_JOB_TRANSITIONS: Final = TransitionTable(
+    _S.READY,
+    (
+        (_S.READY, "start", _S.WAITING),
+        (_S.WAITING, "output", _S.STREAMING),
+        (_S.WAITING, "end of output", _S.ENDING),
+        (_S.STREAMING, "end of output", _S.ENDING),
+        (_S.WAITING, "stop", _S.ENDING),
+        (_S.STREAMING, "stop", _S.ENDING),
+        (_S.ENDING, "payment in doubt", _S.DOUBTING),
+        (_S.ENDING, "account", _S.ENDED),
+        (_S.DOUBTING, "account", _S.ENDED),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientJobSettings:
+    """How long a client waits, in milliseconds (RM-02, "Timeouts"); defaults are the protocol's."""
+
+    first_output_ms: int = 10_000
+    first_output_etas: int = 3
+    idle_ms: int = 30_000
+    metering_ms: int = 5_000
+    doubt_ms: int = 60_000
+
+
+ClientJobInput = Received | InvoiceRead | PaymentResolved | CancelRequested | SessionRestored | SessionEnded
+ClientJobEffect = Store | Send | ReadInvoice | Pay | LookUpPayment | Deliver | JobEnded
+
+
+class ClientJob:
+    """The client's machine for one job.
+
+    Args:
+        contract: What the handshake agreed on.
+        order: The job.
+        plan: The tranches as this side prices them.
+        signer: The client session key.
+        verify: Checks the node's events.
+        commitments: What the session's secret lets us compute about prompt and output.
+        known_payment_hashes: Hashes of other tranches, which no invoice may repeat.
+    """
+
+    def __init__(
+        self,
+        contract: SessionContract,
+        order: JobOrder,
+        plan: TranchePlan,
+        *,
+        signer: Signer,
+        verify: Verifier,
+        commitments: Commitments,
+        known_payment_hashes: Collection[str] = (),
+        settings: ClientJobSettings = ClientJobSettings(),
+    ) -> None:
+        self.contract, self.order = contract, order
+        self.job_id = order.job_id(contract.session_id)
+        self.state = CLIENT_JOB_TRANSITIONS.initial
+        self._signer, self._verify, self._commitments = signer, verify, commitments
+        self._settings = settings
+        self._settlement = BuyerSettlement(
+            SettlementContract(
+                side="client",
+                client=contract.client,
+                job_id=self.job_id,
+                order=contract.term.order,
+                plan=plan,
+                is_input_known=contract.quote.row.unit != "token",
+                maximum_msat=order.maximum_msat,
+                lightning_node_id=contract.lightning_node_id,
+            ),
+            known_payment_hashes=known_payment_hashes,
+        )
+        self._observation = JobObservation(input_bytes=len(order.body.encode()))
+        self._invoices: dict[int, InvoiceMessage] = {}
+        self._metering: SignedMetering | None = None
+        self._failure: Refusal | None = None
+        self._is_cancelled = False
+        self._timer: Instant | None = None
+        self._created_at_ms = 0
+        self._uncredited_bytes = 0
+        self._effects: list[ClientJobEffect] = []
+
+    # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, now: Moment) -> None:
+        """Store the job, then send it."""
+        self._move("start", _S.WAITING)
+        self._created_at_ms = now.unix_ms
+        self._observation.started = now.instant
+        self._effects += [
+            Store((self._job_record(JobState.OPEN),)),
+            Send(self.job_message()),
+            Send(CreditMessage(self.job_id, CREDIT_BYTES)),
+        ]
+        self._timer = now.after_ms(self._first_output_ms())
+
+    def receive(self, message: ClientJobInput, now: Moment) -> None:
+        """Take in what came over the session, what the wallet said, or what the buyer wants."""
+        if self.state in (_S.READY, _S.ENDED):
+            return
+        match message:
+            case Received(session_message):
+                self._receive_message(session_message, now)
+            case InvoiceRead(tranche, decoded):
+                self._offer_to_settlement(tranche, decoded, now)
+            case PaymentResolved():
+                self._settlement.receive(message, now)
+                self._settle(now)
+            case CancelRequested():
+                self._is_cancelled = True
+                self._stop(
+                    refuse(RefusalCode.CANCELLED, "the buyer cancelled the job"), now, CancelMessage(self.job_id)
+                )
+            case SessionRestored():
+                self._effects.append(Send(ResumeMessage(self.job_id, len(self._observation.outputs))))
+                self._effects.append(Send(CreditMessage(self.job_id, CREDIT_BYTES)))
+            case SessionEnded(reason):
+                self._failure = self._failure or refuse(RefusalCode.RUNNER_UNAVAILABLE, reason)
+                self._leave_streaming("stop", now)
+                self._account(now)
+            case _:
+                assert_never(message)
+
+    def deadline(self) -> Instant | None:
+        """The next time-out or look-up."""
+        instants = (self._timer, self._settlement.deadline())
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def handle_deadline(self, now: Moment) -> None:
+        """Give up waiting where waiting is over; look up payments that are in doubt."""
+        self._settlement.handle_deadline(now)
+        self._settle(now)
+        if self._timer is None or now.instant < self._timer:
+            return
+        self._timer = None
+        match self.state:
+            case ClientJobState.WAITING | ClientJobState.STREAMING if self._settlement.is_in_doubt:
+                self._timer = now.after_ms(self._settings.idle_ms)
+            case ClientJobState.WAITING | ClientJobState.STREAMING:
+                late = "no output came in time" if self.state is _S.WAITING else "the output stalled"
+                self._stop(refuse(RefusalCode.RUNNER_TIMEOUT, late), now, CancelMessage(self.job_id))
+            case ClientJobState.ENDING:
+                self._account(now)
+            case ClientJobState.DOUBTING:
+                self._end(now)
+            case _:
+                pass
+
+    def effects(self) -> tuple[ClientJobEffect, ...]:
+        """What is to be done, once, in order."""
+        effects, self._effects = tuple(self._effects), []
+        return effects
+
+    # ── messages of the session ───────────────────────────────────────────────────────────────────────────────────
+
+    def job_message(self) -> JobMessage:
+        """The JOB: the same bytes each time it is sent."""
+        order = self.order
+        return JobMessage(
+            job_id=self.job_id,
+            client_nonce=order.client_nonce.hex(),
+            quote_id=self.contract.quote_event.id,
+            model=order.model,
+            job_type=order.job_type,
+            body=order.body,
+            output_units=order.output_units,
+            max_msat=order.maximum_msat,
+        )
+
+    def _receive_message(self, message: SessionMessage, now: Moment) -> None:
+        match message:
+            case OutputMessage(number=number, data=data):
+                self._take_output(number, data, now)
+            case InvoiceMessage():
+                self._invoices[message.tranche] = message
+                self._effects.append(ReadInvoice(message.tranche, message.bolt11))
+            case EndMessage():
+                self._leave_streaming("end of output", now)
+            case MeteringMessage(event):
+                self._take_metering(event, now)
+            case ErrorMessage(refusal=refusal):
+                self._failure = self._failure or refusal
+                self._leave_streaming("stop", now)
+                if not self._settlement.records and not self._observation.outputs:
+                    self._account(now)
+            case _:
+                pass  # nothing else is for a job; the session has already checked its shape
+
+    def _take_output(self, number: int, data: str, now: Moment) -> None:
+        if self.state not in (_S.WAITING, _S.STREAMING) or number != len(self._observation.outputs):
+            return  # late, or sent again after a reconnect
+        if self.state is _S.WAITING:
+            self._move("output", _S.STREAMING)
+        size = self._observation.add_output(data, now)
+        self._uncredited_bytes += size
+        self._effects.append(Deliver(data))
+        if self._uncredited_bytes >= CREDIT_BYTES // 2:
+            self._effects.append(Send(CreditMessage(self.job_id, self._uncredited_bytes)))
+            self._uncredited_bytes = 0
+        self._timer = now.after_ms(self._settings.idle_ms)
+
+    def _take_metering(self, event: Event, now: Moment) -> None:
+        if self._metering is not None:
+            return
+        try:
+            metering = read_metering(self._verify(event))
+        except RemoteProtocolError as error:
+            self._observation.note(f"the metering record is invalid: {error}")
+            return
+        if metering.event.public_key != self.contract.node or metering.record.job != self.job_id:
+            self._observation.note("the metering record is of another node or job")
+            return
+        self._metering = metering
+        self._leave_streaming("end of output", now)
+        self._account(now)
+
+    # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _offer_to_settlement(self, tranche: int, decoded: DecodedInvoice | None, now: Moment) -> None:
+        message = self._invoices.get(tranche)
+        if message is None or self.state not in (_S.WAITING, _S.STREAMING):
+            return
+        offered = InvoiceOffered(tranche, message.order, message.msat, message.units, message.bolt11, decoded)
+        self._settlement.receive(offered, now)
+        self._settle(now)
+
+    def _settle(self, now: Moment) -> None:
+        """Carry the settlement's wishes over into this machine's effects."""
+        for effect in self._settlement.effects():
+            match effect:
+                case Store() | Pay() | LookUpPayment():
+                    self._effects.append(effect)
+                case TrancheFunded(tranche):
+                    self._effects.append(Send(PaidMessage(self.job_id, tranche)))
+                    if self.state in (_S.WAITING, _S.STREAMING):
+                        self._timer = now.after_ms(self._first_output_ms())
+                case SettlementStopped(_, refusal):
+                    self._stop(refusal, now, ErrorMessage(self.job_id, refusal, refusal.is_retryable))
+                case PaymentInDoubt():
+                    pass
+                case _:
+                    assert_never(effect)
+        if self.state is _S.DOUBTING and not self._settlement.is_in_doubt:
+            self._end(now)
+
+    # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _stop(self, refusal: Refusal, now: Moment, farewell: SessionMessage) -> None:
+        """Give the job up from this side, and wait a little for the node's record of what was delivered."""
+        if self.state not in (_S.WAITING, _S.STREAMING):
+            return
+        self._failure = self._failure or refusal
+        self._effects.append(Send(farewell))
+        self._leave_streaming("stop", now)
+
+    def _leave_streaming(self, trigger: str, now: Moment) -> None:
+        if self.state in (_S.WAITING, _S.STREAMING):
+            self._move(trigger, _S.ENDING)
+            self._timer = now.after_ms(self._settings.metering_ms)
+
+    def _account(self, now: Moment) -> None:
+        """The record is here, or will not come: end, unless the wallet still owes its word about a payment."""
+        if self.state is not _S.ENDING:
+            return
+        if self._settlement.is_in_doubt:
+            self._move("payment in doubt", _S.DOUBTING)
+            self._timer = now.after_ms(self._settings.doubt_ms)
+        else:
+            self._end(now)
+
+    def _end(self, now: Moment) -> None:
+        self._move("account", _S.ENDED)
+        self._timer = None
+        self._settlement.receive(JobAccounted(), now)
+        self._settle(now)
+        state = self._final_state()
+        self._observation.finished = now.instant
+        complaints = find_complaints(
+            self.contract, self.order, self._observation, self._metering, self._settlement, self._commitments
+        )
+        evidence: list[EvidenceRecord] = []
+        receipt = None
+        if self._metering is not None:
+            unsigned = make_receipt(self._metering, self._observation, self._settlement, complaints, now)
+            receipt = self._signer.sign(unsigned)
+            evidence = [EvidenceRecord("client", self.job_id, event) for event in (self._metering.event, receipt)]
+        self._effects.append(Store((self._job_record(state), *evidence)))
+        if receipt is not None:
+            self._effects.append(Send(ReceiptMessage(receipt)))
+        self._effects.append(
+            JobEnded(
+                job_id=self.job_id,
+                state=state,
+                refusal=self._failure,
+                paid_msat=self._settlement.paid_msat,
+                committed_msat=self._settlement.committed_msat,
+                fees_msat=self._settlement.fees_msat,
+                observation=self._observation,
+                metering=self._metering,
+                receipt=receipt,
+                complaints=complaints,
+            )
+        )
+
+    def _final_state(self) -> JobState:
+        if self._settlement.is_in_doubt:
+            return JobState.UNKNOWN
+        if self._is_cancelled:
+            return JobState.CANCELLED
+        if self._failure is not None or (self._metering is not None and self._metering.record.status == "failed"):
+            return JobState.FAILED
+        return JobState.DONE
+
+    def _job_record(self, state: JobState) -> JobRecord:
+        paid = self._settlement.paid_msat
+        return make_job_record(self.contract, self.order, state, self._created_at_ms, paid, self._failure)
+
+    def _first_output_ms(self) -> int:
+        return max(self._settings.first_output_ms, self._settings.first_output_etas * self.contract.quote.eta_in_ms)
+
+    def _move(self, trigger: str, target: ClientJobState) -> None:
+        self.state = CLIENT_JOB_TRANSITIONS.move(self.state, trigger, target)

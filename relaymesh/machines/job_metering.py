@@ -1,0 +1,142 @@
+"""The node's own count of a job, and the record it signs about it (RM-03, "Metering record")."""
+
+from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
+from relaymesh.machines.seller_settlement import SellerSettlement
+from relaymesh.protocol.contract import Commitments, SessionContract
+from relaymesh.protocol.metering import (
+    JobStatus,
+    MeteredTranche,
+    MeteredUnits,
+    MeteringRecord,
+    commit_to_payment,
+)
+from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.session_messages import JobMessage
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Moment
+
+
+class JobMeter:
+    """Counts everything about one job in every unit, whatever its price is made of.
+
+    Args:
+        input_tokens: What the runner counted before it ran; its final count replaces it.
+    """
+
+    def __init__(self, contract: SessionContract, message: JobMessage, input_tokens: int) -> None:
+        self.outputs: list[str] = []
+        self.started_at_ms = 0
+        self.finished_at_ms = 0
+        self._contract, self._message = contract, message
+        self._input_tokens, self._output_tokens, self._output_bytes = input_tokens, 0, 0
+        self._input_bytes = len(message.body.encode())
+        self._first_output_at_ms: int | None = None
+
+    @property
+    def input_units(self) -> int:
+        """The input in the row's unit: what the first tranche includes."""
+        unit = self._contract.quote.row.unit
+        return {"token": self._input_tokens, "byte": self._input_bytes}.get(unit, 0)
+
+    def output_units_with(self, data: str, tokens: int) -> int:
+        """Output in the row's unit, if this piece were delivered as well."""
+        match self._contract.quote.row.unit:
+            case "token":
+                return self._output_tokens + tokens
+            case "byte":
+                return self._output_bytes + len(data.encode())
+            case "job":
+                return 1
+            case "second":
+                return 0
+
+    def add_output(self, data: str, tokens: int, now: Moment) -> None:
+        """Count a piece that is delivered now."""
+        if self._first_output_at_ms is None:
+            self._first_output_at_ms = now.unix_ms
+        self.outputs.append(data)
+        self._output_tokens += tokens
+        self._output_bytes += len(data.encode())
+
+    def take_counts(self, input_tokens: int, output_tokens: int) -> None:
+        """The engine's own counts, once it is done; for the record (a prepaid price no longer changes)."""
+        self._input_tokens, self._output_tokens = input_tokens, output_tokens
+
+    def record(
+        self, settlement: SellerSettlement, commitments: Commitments, failure: Refusal | None, finish_reason: str
+    ) -> MeteringRecord:
+        """The record of the job as it stands."""
+        contract, message = self._contract, self._message
+        status: JobStatus = "ok" if failure is None else "partial" if self.outputs else "failed"
+        return MeteringRecord(
+            job=message.job_id,
+            session=contract.session_id,
+            quote_id=contract.quote_event.id,
+            model=contract.quote.row.model,
+            job_type=message.job_type,
+            status=status,
+            error=finish_reason if failure is None else failure.to_wire(),
+            started_at_ms=self.started_at_ms,
+            first_output_at_ms=self._first_output_at_ms,
+            finished_at_ms=self.finished_at_ms,
+            units=self._units(),
+            tokenizer=contract.quote.row.identity.engine,
+            prompt_commitment=commitments.commit_prompt(message.body),
+            output_commitment=commitments.commit_output(self.outputs),
+            max_msat=message.max_msat,
+            charged_msat=settlement.paid_msat,
+            tranches=self._tranches(settlement, commitments),
+        )
+
+    def job_record(self, state: JobState, charged_msat: AmountMsat, failure: Refusal | None) -> JobRecord:
+        """The job as the ledger keeps it; the body goes as soon as the job is terminal."""
+        contract, message = self._contract, self._message
+        return JobRecord(
+            side="node",
+            client=contract.client,
+            job_id=message.job_id,
+            node=contract.node,
+            session_id=contract.session_id,
+            quote_id=contract.quote_event.id,
+            model=message.model,
+            job_type=message.job_type,
+            client_nonce=message.client_nonce,
+            maximum_msat=message.max_msat,
+            state=state,
+            created_at_ms=self.started_at_ms,
+            charged_msat=charged_msat,
+            reason="" if failure is None else failure.to_wire(),
+            body=message.body if state is JobState.OPEN else "",
+        )
+
+    def _units(self) -> MeteredUnits:
+        seconds = -(-(self.finished_at_ms - self.started_at_ms) // MILLISECONDS_PER_SECOND)
+        return MeteredUnits(
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            input_bytes=self._input_bytes,
+            output_bytes=self._output_bytes,
+            seconds=max(seconds, 0),
+            jobs=1 if self.outputs else 0,
+        )
+
+    def _tranches(self, settlement: SellerSettlement, commitments: Commitments) -> tuple[MeteredTranche, ...]:
+        paid = [tranche for tranche in settlement.records if _is_paid(tranche)]
+        used = self._units().of(self._contract.quote.row.unit)[1]
+        metered: list[MeteredTranche] = []
+        for tranche in paid:
+            units_used = min(used, tranche.units)
+            used -= units_used
+            salt = commitments.payment_salt(tranche.tranche)
+            metered.append(
+                MeteredTranche(
+                    payment_commitment=commit_to_payment(salt, tranche.payment_hash or "00" * 32),
+                    msat=tranche.amount_msat,
+                    units_paid=tranche.units,
+                    units_used=units_used,
+                )
+            )
+        return tuple(metered)
+
+
+def _is_paid(tranche: TrancheRecord) -> bool:
+    return tranche.state in (TrancheState.PAID, TrancheState.RELEASED)

@@ -1,0 +1,407 @@
+"""One job, as the node lives it: paid for, run, delivered, metered, each step stored before it has an effect (RM-02).
+
+The counterpart of client_job.py. Invoices are `SellerSettlement`'s. Under `prepay` output is delivered only as far as
+paid tranches reach; what the runner has produced beyond that is held, and the runner waits.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, assert_never
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.machines.job_events import (
+    JobClosed,
+    Received,
+    RunnerFinished,
+    RunnerProduced,
+    RunnerStopped,
+    Send,
+    SessionEnded,
+    SessionLost,
+    SessionRestored,
+    StartRunner,
+    StopRunner,
+)
+from relaymesh.machines.job_metering import JobMeter
+from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheState
+from relaymesh.machines.seller_settlement import SellerSettlement
+from relaymesh.machines.settlement import (
+    CreateInvoice,
+    InvoiceIssued,
+    InvoiceResolved,
+    JobAccounted,
+    OfferInvoice,
+    SettlementContract,
+    SettlementStopped,
+    TrancheFunded,
+    TrancheWanted,
+    WatchInvoice,
+)
+from relaymesh.market.admission import admit_job
+from relaymesh.market.pricing import TranchePlan
+from relaymesh.nostr.event import Event, Signer, VerifiedEvent
+from relaymesh.protocol.contract import Commitments, SessionContract
+from relaymesh.protocol.evidence import Verifier, build_metering, read_receipt
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
+from relaymesh.protocol.session_messages import (
+    CancelMessage,
+    EndMessage,
+    ErrorMessage,
+    JobMessage,
+    MeteringMessage,
+    OutputMessage,
+    ReceiptMessage,
+    ResumeMessage,
+    SessionMessage,
+)
+from relaymesh.units import AmountMsat, Instant, Moment
+
+
+class NodeJobState(Enum):
+    """Where the job stands."""
+
+    READY = "ready"
+    FUNDING = "waiting for the first payment"
+    RUNNING = "running"
+    CLOSING = "waiting for the receipt"
+    ENDED = "ended"
+
+
+_S = NodeJobState
+NODE_JOB_TRANSITIONS: Final = TransitionTable(
+    _S.READY,
+    (
+        (_S.READY, "refuse", _S.ENDED),
+        (_S.READY, "admit", _S.FUNDING),
+        (_S.FUNDING, "funded", _S.RUNNING),
+        (_S.FUNDING, "stop", _S.CLOSING),
+        (_S.RUNNING, "finish", _S.CLOSING),
+        (_S.RUNNING, "stop", _S.CLOSING),
+        (_S.CLOSING, "close", _S.ENDED),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJobSettings:
+    """How long a node waits (RM-02, "Timeouts"); defaults are the protocol's."""
+
+    invoice_expiry_seconds: int = 60
+    receipt_ms: int = 10_000
+    disconnect_ms: int = 30_000
+
+
+NodeJobInput = (
+    Received
+    | InvoiceIssued
+    | InvoiceResolved
+    | RunnerProduced
+    | RunnerFinished
+    | RunnerStopped
+    | SessionLost
+    | SessionRestored
+    | SessionEnded
+)
+NodeJobEffect = Store | Send | CreateInvoice | WatchInvoice | StartRunner | StopRunner | JobClosed
+
+
+class NodeJob:
+    """The node's machine for one job.
+
+    Args:
+        contract: What the handshake agreed on.
+        message: The JOB.
+        input_tokens: What the runner counted in it; 0 where it cannot count (the row is then not priced by tokens).
+        signer: The node's key.
+        verify: Checks the client's receipt.
+        commitments: What the session's secret lets us compute about prompt and output.
+    """
+
+    def __init__(
+        self,
+        contract: SessionContract,
+        message: JobMessage,
+        *,
+        input_tokens: int,
+        signer: Signer,
+        verify: Verifier,
+        commitments: Commitments,
+        settings: NodeJobSettings = NodeJobSettings(),
+    ) -> None:
+        self.contract, self.message = contract, message
+        self.state = NODE_JOB_TRANSITIONS.initial
+        self._signer, self._verify, self._commitments = signer, verify, commitments
+        self._settings = settings
+        self._meter = JobMeter(contract, message, input_tokens)
+        self._settlement: SellerSettlement | None = None
+        self._offers: list[OfferInvoice] = []
+        self._held: deque[RunnerProduced] = deque()
+        self._finished: RunnerFinished | None = None
+        self._failure: Refusal | None = None
+        self._finish_reason = ""
+        self._metering: VerifiedEvent | None = None
+        self._timer: Instant | None = None
+        self._disconnected_until: Instant | None = None
+        self._effects: list[NodeJobEffect] = []
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether the runner should go on; False while what it produced waits for a payment."""
+        return self.state is _S.RUNNING and not self._held
+
+    # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, now: Moment) -> None:
+        """Admit the job or refuse it, before anything is invoiced or run."""
+        self._meter.started_at_ms = now.unix_ms
+        row, message = self.contract.quote.row, self.message
+        granted = self._grant()
+        if isinstance(granted, Refusal):
+            self._move("refuse", _S.ENDED)
+            self._effects += [self._error(granted), JobClosed(JobState.FAILED)]
+            return
+        plan = TranchePlan(row, self._meter.input_units, granted, self.contract.term.tranche_units)
+        self._settlement = SellerSettlement(
+            SettlementContract(
+                side="node",
+                client=self.contract.client,
+                job_id=message.job_id,
+                order=self.contract.term.order,
+                plan=plan,
+                is_input_known=True,
+                maximum_msat=message.max_msat,
+                lightning_node_id=self.contract.lightning_node_id,
+            ),
+            invoice_expiry_seconds=self._settings.invoice_expiry_seconds,
+        )
+        self._plan = plan
+        self._move("admit", _S.FUNDING)
+        self._effects.append(Store((self._job_record(JobState.OPEN),)))
+        self._want_tranche(now)
+
+    def receive(self, message: NodeJobInput, now: Moment) -> None:
+        """Take in what the client sent, what the wallet said, or what the runner did."""
+        match message:
+            case Received(session_message):
+                self._receive_message(session_message, now)
+            case InvoiceIssued() | InvoiceResolved():
+                assert self._settlement is not None
+                self._settlement.receive(message, now)
+                self._settle(now)
+            case RunnerProduced():
+                if self.state is _S.RUNNING:
+                    self._held.append(message)
+                    self._deliver(now)
+            case RunnerFinished():
+                if self.state is _S.RUNNING and self._finished is None:
+                    self._finished = message
+                    self._deliver(now)
+            case RunnerStopped(refusal):
+                self._stop(refusal, now)
+            case SessionLost():
+                self._disconnected_until = now.after_ms(self._settings.disconnect_ms)
+            case SessionRestored():
+                self._disconnected_until = None
+            case SessionEnded(reason):
+                self._disconnected_until = None
+                self._stop(refuse(RefusalCode.CANCELLED, reason), now)
+                self._close()
+            case _:
+                assert_never(message)
+
+    def deadline(self) -> Instant | None:
+        """The next time-out."""
+        instants = (self._timer, self._disconnected_until)
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def handle_deadline(self, now: Moment) -> None:
+        """Stop waiting for a client that is gone, or for a receipt that does not come."""
+        if self._disconnected_until is not None and now.instant >= self._disconnected_until:
+            self._disconnected_until = None
+            self._stop(refuse(RefusalCode.CANCELLED, "the client was gone for too long"), now)
+        if self._timer is not None and now.instant >= self._timer:
+            self._timer = None
+            self._close()
+
+    def effects(self) -> tuple[NodeJobEffect, ...]:
+        """What is to be done, once, in order."""
+        effects, self._effects = tuple(self._effects), []
+        return effects
+
+    # ── admission and messages ────────────────────────────────────────────────────────────────────────────────────
+
+    def _grant(self) -> int | Refusal:
+        contract, message = self.contract, self.message
+        row = contract.quote.row
+        if message.model != row.model or message.job_type not in row.job_types:
+            return refuse(RefusalCode.MODEL_NOT_OFFERED, "the session's quote is for another model or job type")
+        if message.quote_id != contract.quote_event.id:
+            return refuse(RefusalCode.OFFER_CHANGED, "the job names another quote than the session's")
+        if self._meter.started_at_ms >= contract.quote.valid_until_ms:
+            return refuse(RefusalCode.EXPIRED, "the quote is no longer valid; ask for a new one")
+        if self._meter.input_units > MAXIMUM_QUANTITY:
+            return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
+        return admit_job(
+            row,
+            input_units=self._meter.input_units,
+            maximum_output_units=message.output_units,
+            maximum_msat=message.max_msat,
+        )
+
+    def _receive_message(self, message: SessionMessage, now: Moment) -> None:
+        match message:
+            case CancelMessage():
+                self._stop(refuse(RefusalCode.CANCELLED, "the client cancelled the job"), now)
+            case ErrorMessage(refusal=refusal):
+                self._stop(refusal, now)
+            case ReceiptMessage(event):
+                self._take_receipt(event)
+            case ResumeMessage(next_output=next_output):
+                self._resend(next_output)
+            case JobMessage():
+                self._resend(0)  # the same job again: go on with it, never begin it twice
+            case _:
+                pass  # PAID is a hint; settlement is what our own wallet says
+
+    def _resend(self, next_output: int) -> None:
+        for number, data in enumerate(self._meter.outputs[next_output:], next_output):
+            self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
+        if self._settlement is not None and self.state in (_S.FUNDING, _S.RUNNING):
+            self._effects += [Send(offer.message) for offer in self._offers if self._is_open(offer.tranche)]
+        if self._metering is not None:
+            self._effects += [Send(EndMessage(self.message.job_id)), Send(MeteringMessage(self._metering))]
+
+    def _take_receipt(self, event: Event) -> None:
+        if self.state is not _S.CLOSING or self._metering is None:
+            return
+        try:
+            receipt = read_receipt(self._verify(event), self._verify)
+        except RemoteProtocolError:
+            return  # no evidence: as if it had not come
+        if receipt.metering.event.id == self._metering.id:
+            self._effects.append(Store((EvidenceRecord("node", self.message.job_id, receipt.event),)))
+            self._timer = None
+            self._close()
+
+    # ── money and output ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _want_tranche(self, now: Moment) -> None:
+        assert self._settlement is not None
+        self._settlement.receive(TrancheWanted(len(self._settlement.records)), now)
+        self._settle(now)
+
+    def _settle(self, now: Moment) -> None:
+        assert self._settlement is not None
+        for effect in self._settlement.effects():
+            match effect:
+                case Store() | CreateInvoice() | WatchInvoice():
+                    self._effects.append(effect)
+                case OfferInvoice():
+                    self._offers.append(effect)
+                    if self.state in (_S.FUNDING, _S.RUNNING):
+                        self._effects.append(Send(effect.message))
+                case TrancheFunded():
+                    self._funded(now)
+                case SettlementStopped(_, refusal):
+                    self._stop(refusal, now)
+                case _:
+                    assert_never(effect)
+        if self.state is _S.CLOSING and self._timer is None:
+            self._close()
+
+    def _funded(self, now: Moment) -> None:
+        if self.state is _S.FUNDING:
+            self._move("funded", _S.RUNNING)
+            self._effects.append(StartRunner())
+        elif self.state is _S.RUNNING:
+            self._deliver(now)
+
+    def _deliver(self, now: Moment) -> None:
+        """Send what is paid for, ask for the next tranche where it ends, and finish when all is out."""
+        assert self._settlement is not None
+        while self._held:
+            piece = self._held[0]
+            if self._meter.output_units_with(piece.data, piece.tokens) > self._paid_units():
+                if any(self._is_open(record.tranche) for record in self._settlement.records):
+                    return
+                if len(self._settlement.records) >= self._plan.count:
+                    self._held.clear()
+                    self._finish("length", now)
+                    return
+                self._want_tranche(now)
+                return
+            self._held.popleft()
+            number = len(self._meter.outputs)
+            self._meter.add_output(piece.data, piece.tokens, now)
+            self._effects.append(Send(OutputMessage(self.message.job_id, number, piece.data)))
+        if self._finished is not None:
+            self._meter.take_counts(self._finished.input_tokens, self._finished.output_tokens)
+            self._finish(self._finished.finish_reason, now)
+
+    def _paid_units(self) -> int:
+        assert self._settlement is not None
+        if self.contract.quote.row.output_msat == 0:
+            return MAXIMUM_QUANTITY  # output is free under this row: no tranche limits it
+        return sum(record.units for record in self._settlement.records if record.state is TrancheState.PAID)
+
+    def _is_open(self, tranche: int) -> bool:
+        assert self._settlement is not None
+        return self._settlement.records[tranche].state in (TrancheState.OFFERED, TrancheState.INVOICED)
+
+    # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, finish_reason: str, now: Moment) -> None:
+        self._finish_reason = finish_reason
+        self._move("finish", _S.CLOSING)
+        self._effects += [StopRunner(), Send(EndMessage(self.message.job_id))]
+        self._account(now)
+
+    def _stop(self, refusal: Refusal, now: Moment) -> None:
+        """End a job that will not be finished; what was delivered and paid is still put on record."""
+        if self.state not in (_S.FUNDING, _S.RUNNING):
+            return
+        self._failure = refusal
+        self._held.clear()
+        self._move("stop", _S.CLOSING)
+        self._effects += [StopRunner(), self._error(refusal)]
+        self._account(now)
+
+    def _account(self, now: Moment) -> None:
+        assert self._settlement is not None
+        self._timer = now.after_ms(self._settings.receipt_ms)
+        self._meter.finished_at_ms = now.unix_ms
+        record = self._meter.record(self._settlement, self._commitments, self._failure, self._finish_reason)
+        self._settlement.receive(JobAccounted(), now)
+        unsigned = build_metering(
+            record, author=self.contract.node, client=self.contract.client, created_at=now.timestamp
+        )
+        self._metering = self._signer.sign(unsigned)
+        stores = [effect for effect in self._settlement.effects() if isinstance(effect, Store)]
+        released = tuple(record for effect in stores for record in effect.records)
+        state = JobState.DONE if self._failure is None else JobState.FAILED
+        evidence = EvidenceRecord("node", self.message.job_id, self._metering)
+        self._effects += [
+            Store((self._job_record(state, record.charged_msat), evidence, *released)),
+            Send(MeteringMessage(self._metering)),
+        ]
+
+    def _close(self) -> None:
+        """Let go of the job, unless an invoice could still be paid: that must be seen."""
+        if self.state is not _S.CLOSING or self._settlement is None:
+            return
+        if any(self._is_open(record.tranche) for record in self._settlement.records):
+            return
+        self._move("close", _S.ENDED)
+        self._effects.append(JobClosed(JobState.DONE if self._failure is None else JobState.FAILED))
+
+    def _error(self, refusal: Refusal) -> Send:
+        return Send(ErrorMessage(self.message.job_id, refusal, refusal.is_retryable))
+
+    def _job_record(self, state: JobState, charged_msat: AmountMsat = AmountMsat(0)) -> JobRecord:
+        return self._meter.job_record(state, charged_msat, self._failure)
+
+    def _move(self, trigger: str, target: NodeJobState) -> None:
+        self.state = NODE_JOB_TRANSITIONS.move(self.state, trigger, target)

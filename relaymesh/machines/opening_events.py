@@ -1,0 +1,93 @@
+"""What can happen while a session is being opened, and what the client's `Opening` can want done."""
+
+from dataclasses import dataclass
+
+from relaymesh.market.selection import Choice
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
+from relaymesh.protocol.contract import SessionContract
+from relaymesh.protocol.handshake import SessionAccept
+from relaymesh.protocol.quote import Quote
+from relaymesh.protocol.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningSettings:
+    """How long the client waits, in milliseconds (RM-02, "Timeouts").
+
+    Args:
+        quote_ms: For the first quote.
+        patience_ms: For more quotes, once there is one.
+        accept_ms: For a session accept.
+    """
+
+    quote_ms: int = 8_000
+    patience_ms: int = 250
+    accept_ms: int = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class EventArrived:
+    """A verified event that names us came from a relay."""
+
+    event: VerifiedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RelayAnswered:
+    """A relay said something to what we published."""
+
+    event_id: EventId
+    accepted: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """The proof of work is done; `draft` is the event before it."""
+
+    draft: UnsignedEvent
+    mined: UnsignedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Effect: send this event to this relay."""
+
+    event: VerifiedEvent
+    relay_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """Effect: find proof of work for this event (NIP-13) and hand it back as `Mined`."""
+
+    draft: UnsignedEvent
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteArrived:
+    """Effect: a node quoted (or refused); for whoever watches."""
+
+    choice: Choice
+    answer: Quote | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAgreed:
+    """Effect, the last one: where to connect and under which contract."""
+
+    choice: Choice
+    contract: SessionContract
+    accept: SessionAccept
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningFailed:
+    """Effect, the last one: nobody would serve; every node that was asked, with what it said."""
+
+    refusals: tuple[tuple[PublicKey, Refusal], ...]
+
+
+OpeningInput = EventArrived | RelayAnswered | Mined
+OpeningEffect = Publish | Mine | QuoteArrived | SessionAgreed | OpeningFailed

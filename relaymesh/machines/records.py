@@ -1,0 +1,122 @@
+"""What the ledger keeps: every step of a job and of its payments, written before the step has any effect (RM-03).
+
+Fields marked sensitive are encrypted at rest by the ledger's adapter and erased once the job is terminal.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
+from relaymesh.units import AmountMsat
+
+Side = Literal["client", "node"]
+
+
+class TrancheState(Enum):
+    """Where one tranche's payment stands (RM-03, "Exactly once")."""
+
+    OFFERED = "offered"
+    INVOICED = "invoiced"
+    PAYING = "paying"
+    UNKNOWN = "unknown"
+    PAID = "paid"
+    RELEASED = "released"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+TERMINAL_TRANCHE_STATES = frozenset({TrancheState.RELEASED, TrancheState.FAILED, TrancheState.EXPIRED})
+
+
+class JobState(Enum):
+    """Where a job stands, as the ledger sees it."""
+
+    OPEN = "open"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class TrancheRecord:
+    """One tranche of one job, on one side.
+
+    Args:
+        client: The client session key; with job id and tranche it is the key of the row.
+        tranche: From 0.
+        invoice_label: What the node's wallet knows the invoice by; empty on the client's side.
+        reason: Why it failed, for a person; empty otherwise.
+        fee_msat: What routing cost the payer on top.
+        preimage: Sensitive; the proof of payment once paid.
+    """
+
+    side: Side
+    client: PublicKey
+    job_id: str
+    tranche: int
+    state: TrancheState
+    order: str
+    units: int
+    amount_msat: AmountMsat
+    invoice_label: str = ""
+    bolt11: str = ""
+    payment_hash: str = ""
+    fee_msat: AmountMsat = AmountMsat(0)
+    reason: str = ""
+    preimage: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job, on one side.
+
+    Args:
+        node: The node's key.
+        quote_id: The quote whose row prices it.
+        client_nonce: 32 bytes in hex; job id = SHA-256(session id ‖ client nonce).
+        charged_msat: What the record says it cost; 0 until there is one.
+        reason: How it ended, for a person; empty while it is open.
+        body: Sensitive; the JOB's body, kept until the job is terminal so that it can be resent after a crash.
+    """
+
+    side: Side
+    client: PublicKey
+    job_id: str
+    node: PublicKey
+    session_id: str
+    quote_id: EventId
+    model: str
+    job_type: str
+    client_nonce: str
+    maximum_msat: AmountMsat
+    state: JobState
+    created_at_ms: int
+    charged_msat: AmountMsat = AmountMsat(0)
+    reason: str = ""
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """A signed event worth keeping: quote, metering record or receipt of a job.
+
+    Args:
+        plaintext: Sensitive; what a sealed event says, so that it can be disclosed; empty for public kinds.
+    """
+
+    side: Side
+    job_id: str
+    event: VerifiedEvent
+    plaintext: str = ""
+
+
+LedgerRecord = JobRecord | TrancheRecord | EvidenceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Effect: write these records in one transaction, durably, before any later effect is carried out."""
+
+    records: tuple[LedgerRecord, ...]

@@ -1,0 +1,242 @@
+"""Settlement: who pays what, when, and what is known about it (RM-03, "Settlement").
+
+Two machines, one table. The node's `SellerSettlement` (seller_settlement.py) asks for invoices and learns that they
+were paid; the client's `BuyerSettlement` (buyer_settlement.py) checks invoices, pays them and learns what became of the
+payment. Here is what they share: the contract, the table, what happens to them and what they want done. Every step is
+stored before it has an effect. A payment has three outcomes; *unknown* is a state that only the wallet's word ends.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.records import Side, Store, TrancheRecord, TrancheState
+from relaymesh.market.pricing import TranchePlan
+from relaymesh.nostr.event import PublicKey
+from relaymesh.protocol.fields import Order
+from relaymesh.protocol.payment import DecodedInvoice, PaymentLookup
+from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.session_messages import InvoiceMessage, JobId
+from relaymesh.units import AmountMsat
+
+_State = TrancheState
+TRANCHE_TRANSITIONS: Final = TransitionTable(
+    _State.OFFERED,
+    (
+        (_State.OFFERED, "invoice", _State.INVOICED),
+        (_State.OFFERED, "refuse", _State.FAILED),
+        (_State.INVOICED, "pay", _State.PAYING),
+        (_State.INVOICED, "settle", _State.PAID),
+        (_State.INVOICED, "refuse", _State.FAILED),
+        (_State.INVOICED, "lapse", _State.EXPIRED),
+        (_State.PAYING, "settle", _State.PAID),
+        (_State.PAYING, "fail", _State.FAILED),
+        (_State.PAYING, "lose sight", _State.UNKNOWN),
+        (_State.UNKNOWN, "settle", _State.PAID),
+        (_State.UNKNOWN, "fail", _State.FAILED),
+        (_State.PAID, "account", _State.RELEASED),
+    ),
+)
+"""The life of a tranche; a seller's goes from INVOICED straight to PAID, a buyer's through PAYING."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementContract:
+    """What both sides agreed before the job began; never changed by one side.
+
+    Args:
+        side: Whose settlement this is.
+        client: The client session key.
+        job_id: The job.
+        order: Who moves first; negotiated by index in the handshake.
+        plan: The tranches and their prices, as this side computes them.
+        is_input_known: Whether this side measured the input itself (bytes, jobs); token counts are the node's word.
+        maximum_msat: The JOB's own limit.
+        lightning_node_id: Who must be paid: the offer's `ln_pubkey`.
+    """
+
+    side: Side
+    client: PublicKey
+    job_id: JobId
+    order: Order
+    plan: TranchePlan
+    is_input_known: bool
+    maximum_msat: AmountMsat
+    lightning_node_id: str
+
+
+# ── what happens to a settlement ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class TrancheWanted:
+    """Seller: this tranche is needed now."""
+
+    tranche: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceIssued:
+    """Seller: the wallet issued the tranche's invoice."""
+
+    tranche: int
+    bolt11: str
+    payment_hash: str
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceResolved:
+    """Seller: the wallet says the invoice was paid, or that it can no longer be."""
+
+    tranche: int
+    is_paid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceOffered:
+    """Buyer: the node wants this tranche paid; `decoded` is None when the invoice cannot be read."""
+
+    tranche: int
+    order: str
+    amount_msat: AmountMsat
+    units: int
+    bolt11: str
+    decoded: DecodedInvoice | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentResolved:
+    """Buyer: what the wallet said about the payment, when paying or when looked up."""
+
+    tranche: int
+    lookup: PaymentLookup
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccounted:
+    """Both: the metering record is stored; what was paid is now spent."""
+
+
+SellerInput = TrancheWanted | InvoiceIssued | InvoiceResolved | JobAccounted
+BuyerInput = InvoiceOffered | PaymentResolved | JobAccounted
+
+# ── what a settlement wants done ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class CreateInvoice:
+    """Seller's wallet: issue this invoice; the same label always means the same invoice."""
+
+    tranche: int
+    label: str
+    amount_msat: AmountMsat
+    description: str
+    expiry_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfferInvoice:
+    """Send INVOICE."""
+
+    tranche: int
+    message: InvoiceMessage
+
+
+@dataclass(frozen=True, slots=True)
+class WatchInvoice:
+    """Seller's wallet: say when the invoice is paid or has expired."""
+
+    tranche: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Buyer's wallet: pay this invoice, once."""
+
+    tranche: int
+    bolt11: str
+    payment_hash: str
+    amount_msat: AmountMsat
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpPayment:
+    """Buyer's wallet: what became of this payment?"""
+
+    tranche: int
+    payment_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrancheFunded:
+    """The tranche is paid; what it covers may be delivered."""
+
+    tranche: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementStopped:
+    """The tranche will not be paid: the job cannot go on under this contract."""
+
+    tranche: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentInDoubt:
+    """The outcome of this tranche's payment is unknown; it is being looked up."""
+
+    tranche: int
+
+
+SellerEffect = Store | CreateInvoice | OfferInvoice | WatchInvoice | TrancheFunded | SettlementStopped
+BuyerEffect = Store | Pay | LookUpPayment | TrancheFunded | SettlementStopped | PaymentInDoubt
+
+
+class Tranches:
+    """The tranches of one job and their states, as the table allows them to change."""
+
+    def __init__(self, contract: SettlementContract) -> None:
+        self.contract = contract
+        self.records: list[TrancheRecord] = []
+
+    def open_next(self, amount_msat: AmountMsat, units: int, label: str = "") -> TrancheRecord:
+        """Begin the tranche after the last one, as OFFERED."""
+        contract = self.contract
+        record = TrancheRecord(
+            side=contract.side,
+            client=contract.client,
+            job_id=contract.job_id,
+            tranche=len(self.records),
+            state=TRANCHE_TRANSITIONS.initial,
+            order=contract.order,
+            units=units,
+            amount_msat=amount_msat,
+            invoice_label=label,
+        )
+        self.records.append(record)
+        return record
+
+    def change(self, tranche: int, trigger: str, target: TrancheState, **fields: object) -> TrancheRecord:
+        """Move a tranche as the table allows, and note what is newly known about it."""
+        record = self.records[tranche]
+        state = TRANCHE_TRANSITIONS.move(record.state, trigger, target)
+        record = replace(record, state=state, **fields)  # type: ignore[arg-type]  # field names are this module's own
+        self.records[tranche] = record
+        return record
+
+    def sum_of(self, *states: TrancheState) -> AmountMsat:
+        """The amounts of all tranches in these states."""
+        return AmountMsat(sum(record.amount_msat for record in self.records if record.state in states))
+
+    def account(self) -> tuple[TrancheRecord, ...]:
+        """Release every paid tranche: the metering record accounts for it."""
+        paid = [record.tranche for record in self.records if record.state is _State.PAID]
+        return tuple(self.change(tranche, "account", _State.RELEASED) for tranche in paid)
+
+
+def invoice_label(client: PublicKey, job_id: str, tranche: int) -> str:
+    """The invoice label of one tranche: the same for ever, so that a restart never invoices twice."""
+    return f"relaymesh/{client}/{job_id}/{tranche}"

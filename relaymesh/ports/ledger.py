@@ -1,0 +1,61 @@
+"""The port to the ledger: what must survive `kill -9`, written before it has any effect (RM-03, "Exactly once")."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, Side, TrancheRecord
+from relaymesh.units import Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerJob:
+    """A job with its tranches, in order."""
+
+    job: JobRecord
+    tranches: tuple[TrancheRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to find; every field that is not None narrows the search.
+
+    Args:
+        side: On whose side.
+        job_id: This one, or those whose id begins so.
+        only_unresolved: Jobs that are open or unknown, or that have a tranche that may still move money (state
+            `offered`, `invoiced`, `paying`, `unknown`) or was paid and not accounted for (`paid`).
+        limit: At most so many, the newest first.
+    """
+
+    side: Side | None = None
+    job_id: str | None = None
+    only_unresolved: bool = False
+    limit: int = 1_000
+
+
+class Ledger(Protocol):
+    """Jobs, tranches, evidence and sequence numbers of one identity."""
+
+    async def write(self, records: tuple[LedgerRecord, ...]) -> None:
+        """Insert or replace these records in one transaction; returns only when they are durable.
+
+        A job is keyed by (side, client, job id), a tranche by (side, client, job id, tranche), evidence by
+        (side, event id). A terminal tranche never changes again, nor does a payment hash serve two tranches of the
+        client's side.
+
+        Raises:
+            LedgerError: The records could not be made durable, or break one of these rules; none of them was written.
+        """
+        ...
+
+    async def find_jobs(self, query: JobQuery) -> tuple[LedgerJob, ...]:
+        """The jobs that match, newest first."""
+        ...
+
+    async def find_evidence(self, job_id: str | None = None) -> tuple[EvidenceRecord, ...]:
+        """The evidence of one job (or of all), oldest first."""
+        ...
+
+    async def next_sequence(self, scope: str, now: Timestamp) -> int:
+        """max(last + 1, `now`) for this scope (author, kind and `d`), durable before it is returned (RM-01)."""
+        ...
