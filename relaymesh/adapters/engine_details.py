@@ -69,10 +69,12 @@ def quantization_in(name: str) -> str | None:
 
 def _llama_cpp_model(name: str, entry: Mapping[str, object], properties: Details) -> RunnerModel:
     context = _positive(_object(properties.get("default_generation_settings")).get("n_ctx"))
-    context = context or _positive(_object(entry.get("meta")).get("n_ctx_train"))
+    meta = _object(entry.get("meta"))
+    context = context or _positive(meta.get("n_ctx")) or _positive(meta.get("n_ctx_train"))
     build = properties.get("build_info")
     engine = f"llama.cpp {build}" if isinstance(build, str) and build else "llama.cpp"
-    quantization = quantization_in(name) or quantization_in(str(properties.get("model_path", "")))
+    stated = (meta.get("ftype"), properties.get("model_ftype"), name, properties.get("model_path"))
+    quantization = next(filter(None, (quantization_in(str(value)) for value in stated)), None)
     return RunnerModel(name, _guess_job_types(name), context, quantization, engine)
 
 

@@ -108,10 +108,7 @@ class OpenAiRunner:
 
     async def models(self) -> tuple[RunnerModel, ...]:
         """What the server offers, with context, quantization and engine where it says; at most 256 models."""
-        listing = await self._ask_json(f"{self._base_url}/models", None)
-        entries = listing.get("data")
-        if not isinstance(entries, list):
-            raise RunnerError(f"expected a model list from {self._address}, something else came; check the URL")
+        entries = await self._list_entries()
         answers: dict[str, Details] = {}
 
         async def ask(path: str, body: Mapping[str, object] | None) -> Details:
@@ -122,9 +119,13 @@ class OpenAiRunner:
                 answers[path] = await self._ask_root(path, None)
             return answers[path]
 
-        entries = [entry for entry in entries[:MAXIMUM_MODELS] if isinstance(entry, dict)]
         described = [await describe_model(entry, ask) for entry in entries]
         return tuple(model for model in described if model is not None)
+
+    async def model_names(self) -> tuple[str, ...]:
+        """Only the names, in one question; RunnerError if there is no such server."""
+        names = [entry.get("id") for entry in await self._list_entries()]
+        return tuple(name for name in names if isinstance(name, str) and name)
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[AsyncIterator[RunItem]]:
         """Run one job; nothing is sent before the first item is asked for, so every failure comes from the iterator."""
@@ -148,6 +149,13 @@ class OpenAiRunner:
         counted = await self._ask_root("tokenize", {"model": request.model, "messages": fields["messages"]})
         count = counted.get("count")
         return count if type(count) is int else None
+
+    async def _list_entries(self) -> list[Details]:
+        listing = await self._ask_json(f"{self._base_url}/models", None)
+        entries = listing.get("data")
+        if not isinstance(entries, list):
+            raise RunnerError(f"expected a model list from {self._address}, something else came; check the URL")
+        return [entry for entry in entries[:MAXIMUM_MODELS] if isinstance(entry, dict)]
 
     async def _count_tokens(self, texts: list[object], model: str) -> int | None:
         if len(texts) > MAXIMUM_COUNTED_TEXTS:
