@@ -134,6 +134,8 @@ def _decode_payload(payload: str) -> bytes:
         data = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError as error:  # also what binascii raises for characters outside ASCII
         raise RemoteProtocolError("a payload must be valid base64") from error
+    if len(data) != len(payload) // 4 * 3 - payload.count("="):  # strict mode lets a whole group of padding pass
+        raise RemoteProtocolError("a payload must be valid base64")
     if data[0] != VERSION:
         raise RemoteProtocolError(f"the payload's encryption version is {data[0]}; expected version 2")
     if len(data) < _MINIMUM_PAYLOAD_BYTES:
