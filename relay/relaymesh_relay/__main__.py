@@ -1,0 +1,87 @@
+"""`python -m relaymesh_relay`: run the relay until Ctrl-C or SIGTERM."""
+
+import argparse
+import gc
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+
+from relaymesh.errors import RelayMeshError
+from relaymesh_relay.server import serve
+from relaymesh_relay.settings import Settings, read_settings
+
+
+def main() -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parse_arguments()
+    try:
+        settings = _choose_settings(arguments)
+        failure = anyio.run(_run, settings, arguments.json, backend_options={"use_uvloop": _has_uvloop()})
+        if failure is not None:
+            raise failure
+    except RelayMeshError as error:
+        print(f"relaymesh-relay: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: Settings, as_json: bool) -> RelayMeshError | None:
+    """Serve until a signal comes; returns why the relay could not serve, since a task group would wrap it."""
+
+    def announce(url: str) -> None:
+        gc.freeze()  # what is there now stays: the collector need not look at it again
+        print(json.dumps({"relay_url": url}) if as_json else f"relay listening on {url}", flush=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+        try:
+            await serve(settings, started=announce)
+        except RelayMeshError as error:
+            tasks.cancel_scope.cancel()
+            return error
+    return None
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="relaymesh-relay", description="Run the bundled Nostr relay.")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (default 7777)")
+    parser.add_argument("--database", type=Path, help="SQLite file of events (default relay.sqlite3)")
+    parser.add_argument("--config", type=Path, help="TOML file of settings; the options above go before it")
+    parser.add_argument("--json", action="store_true", help="announce the address as one JSON object")
+    return parser.parse_args()
+
+
+def _choose_settings(arguments: argparse.Namespace) -> Settings:
+    settings = Settings() if arguments.config is None else read_settings(arguments.config)
+    network, storage = settings.network, settings.storage
+    if arguments.host is not None:
+        network = replace(network, host=arguments.host)
+    if arguments.port is not None:
+        network = replace(network, port=arguments.port)
+    if arguments.database is not None:
+        storage = replace(storage, file=str(arguments.database))
+    return replace(settings, network=network, storage=storage)
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop
+    except ImportError:
+        return False
+    return bool(uvloop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""One client's connection as a machine without I/O: message texts in, what the relay is to do out.
+
+Everything a client says is checked here against the limits of one connection: form, sizes, rates, authentication. What
+concerns other connections (events, stored ones, live ones) is asked of the relay as an effect.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from relaymesh.errors import ProtocolError, UsageError
+from relaymesh.nostr.authentication import check_authentication
+from relaymesh.nostr.event import Event, EventId, PublicKey, is_hex_32
+from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.keys import verify
+from relaymesh.nostr.messages import (
+    MAXIMUM_SUBSCRIPTION_ID_CHARACTERS,
+    AuthChallenge,
+    AuthMessage,
+    ClosedMessage,
+    CloseMessage,
+    CountMessage,
+    EventMessage,
+    NoticeMessage,
+    OkMessage,
+    RequestMessage,
+    parse_client_message,
+)
+from relaymesh.units import Moment
+from relaymesh_relay.rates import Bucket
+from relaymesh_relay.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Take this event, or say why not."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Send what is stored and what will come; an open subscription of that name is replaced."""
+
+    subscription_id: str
+    filters: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count what is stored (NIP-45)."""
+
+    subscription_id: str
+    filters: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """End this subscription."""
+
+    subscription_id: str
+
+
+Effect = Submit | Subscribe | Count | Unsubscribe
+
+
+class Connection:
+    """One client.
+
+    Args:
+        settings: The relay's.
+        address: The client's network address, by which rates are shared.
+        relay_urls: The addresses under which the client may know this relay (NIP-42).
+        challenge: What the client must sign to authenticate (NIP-42); random.
+        is_exempt: Whether rates do not apply.
+        now: When it connected.
+    """
+
+    __slots__ = (
+        "_challenge",
+        "_challenge_sent",
+        "_event_rate",
+        "_request_rate",
+        "_settings",
+        "_urls",
+        "address",
+        "authors",
+        "is_exempt",
+        "is_open",
+        "open_subscriptions",
+        "outgoing",
+        "pending",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        address: str,
+        relay_urls: tuple[str, ...],
+        challenge: str,
+        is_exempt: bool,
+        now: Moment,
+    ) -> None:
+        self._settings = settings
+        self._urls = relay_urls
+        self._challenge = challenge
+        self._challenge_sent = False
+        rates = settings.rates
+        self._event_rate = Bucket(rates.events_per_second, rates.events_burst, now.instant)
+        self._request_rate = Bucket(rates.requests_per_second, rates.requests_burst, now.instant)
+        self.address = address
+        self.is_exempt = is_exempt
+        self.is_open = True
+        """False once the client is gone."""
+        self.authors: frozenset[PublicKey] = frozenset()
+        """Who has authenticated on this connection (NIP-42)."""
+        self.open_subscriptions: dict[str, Any] = {}
+        """The relay's record of each open subscription, by the client's name for it."""
+        self.outgoing: list[bytes] = []
+        """Messages that wait to be sent, in order."""
+        self.pending = 0
+        """Events of this connection that wait for their answer."""
+
+    def receive(self, text: bytes | bytearray, now: Moment) -> Sequence[Effect]:
+        """Take in one message; answers that need nobody else are put into `outgoing`."""
+        try:
+            message = parse_client_message(bytes(text))
+        except ProtocolError as error:
+            self._refuse_malformed(text, str(error))
+            return ()
+        match message:
+            case EventMessage(event):
+                return self._receive_event(event, now)
+            case RequestMessage(subscription_id, filters):
+                if self._may_request(subscription_id, filters, now, opens=True):
+                    return (Subscribe(subscription_id, filters),)
+            case CountMessage(subscription_id, filters):
+                if self._may_request(subscription_id, filters, now, opens=False):
+                    return (Count(subscription_id, filters),)
+            case CloseMessage(subscription_id):
+                return (Unsubscribe(subscription_id),)
+            case AuthMessage(event):
+                self._authenticate(event, now)
+        return ()
+
+    def answer(self, event_id: EventId, accepted: bool, message: str) -> None:
+        """Say OK, or why not (NIP-01)."""
+        if message.startswith("auth-required:"):
+            self._send_challenge()
+        self.send(OkMessage(event_id, accepted, message).to_text())
+
+    def close(self, subscription_id: str, message: str) -> None:
+        """Tell the client that the relay will not serve a subscription, or no longer (NIP-01)."""
+        if message.startswith("auth-required:"):
+            self._send_challenge()
+        self.send(ClosedMessage(subscription_id, message).to_text())
+
+    def send(self, text: str) -> None:
+        """Queue one message."""
+        self.outgoing.append(text.encode())
+
+    def _receive_event(self, event: Event, now: Moment) -> Sequence[Effect]:
+        if not self.is_exempt and not self._event_rate.take(now.instant):
+            self.answer(event.id, False, "rate-limited: too many events on this connection; slow down")
+        elif self._settings.access.authenticate_to_write and not self.authors:
+            self.answer(event.id, False, "auth-required: events are taken from authenticated clients only")
+        else:
+            return (Submit(event),)
+        return ()
+
+    def _may_request(self, subscription_id: str, filters: tuple[Filter, ...], now: Moment, *, opens: bool) -> bool:
+        refusal = self._refusal_of_request(subscription_id, filters, now, opens=opens)
+        if refusal is not None:
+            self.close(subscription_id, refusal)
+        return refusal is None
+
+    def _refusal_of_request(
+        self, subscription_id: str, filters: tuple[Filter, ...], now: Moment, *, opens: bool
+    ) -> str | None:
+        limits = self._settings.limits
+        if not self.is_exempt and not self._request_rate.take(now.instant):
+            return "rate-limited: too many requests on this connection; slow down"
+        if self._settings.access.authenticate_to_read and not self.authors:
+            return "auth-required: requests are answered to authenticated clients only"
+        if len(subscription_id) > limits.subscription_id_characters:
+            return f"invalid: a subscription id may have at most {limits.subscription_id_characters} characters"
+        if len(filters) > limits.filters:
+            return f"invalid: at most {limits.filters} filters may be asked at once, not {len(filters)}"
+        if any(_count_values(wanted) > limits.filter_values for wanted in filters):
+            return f"invalid: a filter may hold at most {limits.filter_values} values"
+        is_new = opens and subscription_id not in self.open_subscriptions
+        if is_new and len(self.open_subscriptions) >= limits.subscriptions:
+            return f"rate-limited: at most {limits.subscriptions} subscriptions may be open; close one first"
+        return None
+
+    def _authenticate(self, event: Event, now: Moment) -> None:
+        try:
+            author = check_authentication(verify(event), self._urls, self._challenge, now.timestamp)
+        except (ProtocolError, UsageError) as error:
+            self.answer(event.id, False, f"invalid: {error}")
+            return
+        self.authors |= {author}
+        self.answer(event.id, True, "")
+
+    def _send_challenge(self) -> None:
+        if not self._challenge_sent:
+            self._challenge_sent = True
+            self.send(AuthChallenge(self._challenge).to_text())
+
+    def _refuse_malformed(self, text: bytes | bytearray, reason: str) -> None:
+        """Refuse by the message that a client waits for, where it can be told which; by a NOTICE otherwise."""
+        match _loads_leniently(text):
+            case ["EVENT" | "AUTH", {"id": str(event_id)}, *_] if is_hex_32(event_id):
+                self.answer(EventId(event_id), False, f"invalid: {reason}")
+            case ["REQ" | "COUNT", str(subscription_id), *_] if (
+                1 <= len(subscription_id) <= MAXIMUM_SUBSCRIPTION_ID_CHARACTERS
+            ):
+                self.close(subscription_id, f"invalid: {reason}")
+            case _:
+                self.send(NoticeMessage(f"invalid: {reason}").to_text())
+
+
+def _count_values(wanted: Filter) -> int:
+    lists = (wanted.ids, wanted.authors, wanted.kinds, *(values for _, values in wanted.tags))
+    return sum(len(values) for values in lists if values is not None)
+
+
+def _loads_leniently(text: bytes | bytearray) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None

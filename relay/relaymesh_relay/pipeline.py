@@ -1,0 +1,251 @@
+"""What joins the relay to its threads: one checks, one writes, one reads; the relay itself stays in the loop's thread.
+
+After each turn of the loop `pump` hands over what has gathered, as batches; a result comes back through `post`. An
+event that comes alone is checked on the spot, since a thread would only add to its latency.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+from relaymesh.nostr.event import Event
+from relaymesh.nostr.keys import is_valid_signature
+from relaymesh.nostr.kinds import is_ephemeral
+from relaymesh.units import Timestamp
+from relaymesh_relay.connection import Connection
+from relaymesh_relay.relay import Read, Relay, Submission
+from relaymesh_relay.store import Reader, Standing, StorageError, Store
+
+CHECKED_AT_ONCE: Final = 64
+WRITTEN_AT_ONCE: Final = 512
+EXPIRED_AT_ONCE: Final = 500
+READ_BYTES_AT_ONCE: Final = 256 * 1024
+READ_SECONDS_AT_ONCE: Final = 0.010
+
+JobT = TypeVar("JobT")
+Post = Callable[..., object]
+"""Calls a function with arguments in the loop's thread, from any thread."""
+
+
+class Worker(Generic[JobT]):
+    """A thread that takes the jobs that have gathered, at most so many at once.
+
+    Args:
+        name: The thread's.
+        work: Does a batch; called in the thread.
+        at_most: Jobs in a batch.
+    """
+
+    def __init__(self, name: str, work: Callable[[list[JobT]], None], at_most: int) -> None:
+        self._jobs: SimpleQueue[JobT | None] = SimpleQueue()
+        self._work = work
+        self._at_most = at_most
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def start(self) -> None:
+        """Begin; `close` must follow."""
+        self._thread.start()
+
+    def put(self, job: JobT) -> None:
+        """One more job."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Finish what was put before, and end."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch, is_last = [job], False
+            while len(batch) < self._at_most and not is_last:
+                try:
+                    following = self._jobs.get_nowait()
+                except Empty:
+                    break
+                if following is None:
+                    is_last = True
+                else:
+                    batch.append(following)
+            self._work(batch)
+            if is_last:
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Remove what has expired by `now` (NIP-40)."""
+
+    now: Timestamp
+
+
+@dataclass(eq=False, slots=True)
+class Ongoing:
+    """A read that is being answered, piece by piece."""
+
+    read: Read
+    documents_left: Iterator[bytes | None]
+    count: int = field(default=0)
+
+
+class Pipeline:
+    """The relay's threads.
+
+    Args:
+        relay: Where work comes from and results go.
+        store: Opened here, once for each thread.
+        post: Calls back in the loop's thread.
+    """
+
+    def __init__(self, relay: Relay, store: Store, post: Post) -> None:
+        self._relay = relay
+        self._post = post
+        self._writer = store.open_writer()
+        self._own_reader, self._check_reader, self._read_reader = (store.open_reader() for _ in range(3))
+        self._checks: Worker[Submission] = Worker("relay-check", self._check, CHECKED_AT_ONCE)
+        self._writes: Worker[Submission | Sweep] = Worker("relay-write", self._write, WRITTEN_AT_ONCE)
+        self._reads: Worker[Ongoing] = Worker("relay-read", self._read, 1)
+        self._checking = 0
+        self._stalled: dict[Connection, list[Ongoing]] = {}
+        self._congested: set[Connection] = set()
+
+    def start(self) -> None:
+        """Start the threads; `close` must follow."""
+        for worker in (self._checks, self._writes, self._reads):
+            worker.start()
+
+    def close(self) -> None:
+        """Finish what was begun, write everything into the main file, end the threads."""
+        for worker in (self._checks, self._writes, self._reads):
+            worker.close()
+        for reader in (self._own_reader, self._check_reader, self._read_reader):
+            reader.close()
+        self._writer.close()
+
+    def pump(self) -> list[Connection]:
+        """Hand over what has gathered; returns the connections that have something to send."""
+        submissions = self._relay.take_unchecked()
+        if len(submissions) == 1 and not self._checking:
+            self._relay.checked(submissions, [check(self._own_reader, submissions[0].event)])
+        else:
+            self._checking += len(submissions)
+            for submission in submissions:
+                self._checks.put(submission)
+        for submission in self._relay.take_unwritten():
+            self._writes.put(submission)
+        for read in self._relay.take_reads():
+            self._reads.put(Ongoing(read, _documents(self._read_reader, read)))
+        return self._relay.take_touched()
+
+    def sweep(self, now: Timestamp) -> None:
+        """Have expired events removed."""
+        self._writes.put(Sweep(now))
+
+    def hold_back(self, connection: Connection) -> None:
+        """Read nothing more for a client until it has taken what it was sent."""
+        self._congested.add(connection)
+
+    def resume(self, connection: Connection) -> None:
+        """Go on with what was held back; also called for a client that is gone, whose reads then end."""
+        self._congested.discard(connection)
+        for ongoing in self._stalled.pop(connection, ()):
+            self._reads.put(ongoing)
+
+    def _check(self, batch: list[Submission]) -> None:
+        self._post(self._checked, batch, [check(self._check_reader, submission.event) for submission in batch])
+
+    def _checked(self, batch: list[Submission], standings: list[Standing]) -> None:
+        self._checking -= len(batch)
+        self._relay.checked(batch, standings)
+
+    def _write(self, batch: list[Submission | Sweep]) -> None:
+        submissions = [job for job in batch if isinstance(job, Submission)]
+        standings: list[Standing] | None
+        try:
+            standings = self._writer.write([submission.record for submission in submissions])
+        except StorageError:
+            standings = None
+        self._post(self._relay.written, submissions, standings)
+        for job in batch:
+            if isinstance(job, Sweep):
+                self._remove_expired(job.now)
+
+    def _remove_expired(self, now: Timestamp) -> None:
+        try:
+            removed = self._writer.remove_expired(now, EXPIRED_AT_ONCE)
+        except StorageError:  # the next sweep tries again
+            return
+        if removed == EXPIRED_AT_ONCE:
+            self._writes.put(Sweep(now))
+
+    def _read(self, batch: list[Ongoing]) -> None:
+        for ongoing in batch:
+            try:
+                documents, is_finished = _take_some(ongoing)
+            except StorageError:
+                self._post(self._relay.failed, ongoing.read)
+            else:
+                self._post(self._found, ongoing, documents, is_finished)
+
+    def _found(self, ongoing: Ongoing, documents: Sequence[bytes], is_finished: bool) -> None:
+        read = ongoing.read
+        if read.subscription is not None:
+            self._relay.found(read, documents, is_finished=is_finished)
+        elif is_finished:
+            self._relay.counted(read, ongoing.count)
+        if is_finished or not read.is_wanted:
+            return
+        if read.connection in self._congested:
+            self._stalled.setdefault(read.connection, []).append(ongoing)
+        else:
+            self._reads.put(ongoing)
+
+
+def check(reader: Reader, event: Event) -> Standing:
+    """How an event stands to what is kept, and whether its author signed it; the cheaper question first."""
+    if not is_ephemeral(event.kind):
+        try:
+            standing = reader.standing(event)
+        except StorageError:  # the writer asks again, and answers if it cannot either
+            standing = Standing.FRESH
+        if standing is not Standing.FRESH:
+            return standing
+    is_valid = is_valid_signature(event.public_key, bytes.fromhex(event.id), bytes.fromhex(event.signature))
+    return Standing.FRESH if is_valid else Standing.FORGED
+
+
+def _documents(reader: Reader, read: Read) -> Iterator[bytes | None]:
+    """What answers any of the filters, filter by filter, each event once; None where there may be a pause."""
+    sent: set[int] = set()
+    for wanted, limit in read.searches:
+        for step in reader.search(wanted, limit, read.now, read.readable):
+            if step is None:
+                yield None
+            elif step.sequence not in sent:
+                if len(read.searches) > 1:
+                    sent.add(step.sequence)
+                yield step.document
+
+
+def _take_some(ongoing: Ongoing) -> tuple[list[bytes], bool]:
+    """The next piece of an answer, and whether it is the last."""
+    documents: list[bytes] = []
+    size = 0
+    until = time.monotonic() + READ_SECONDS_AT_ONCE
+    for document in ongoing.documents_left:
+        if not ongoing.read.is_wanted:
+            break
+        if document is None:
+            if time.monotonic() > until:
+                return documents, False
+        elif ongoing.read.subscription is None:
+            ongoing.count += 1
+        else:
+            documents.append(document)
+            size += len(document)
+            if size >= READ_BYTES_AT_ONCE:
+                return documents, False
+    return documents, True

@@ -1,0 +1,157 @@
+"""What is taken and what is not: functions that return a reason, with its machine-readable prefix, or None (NIP-01)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from relaymesh.nostr.event import Event, PublicKey
+from relaymesh.nostr.kinds import Kind
+from relaymesh.nostr.proof_of_work import has_proof_of_work
+from relaymesh.nostr.tags import read_expiration
+from relaymesh.units import Timestamp
+from relaymesh_relay.settings import Access, Limits, Settings
+
+PRIVATE_KINDS: Final = frozenset({4, 1059})
+"""Direct messages (NIP-04) and gift wraps (NIP-59)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What a policy looks at.
+
+    Args:
+        event: Well-formed, its id right, its signature unchecked.
+        authors: Who has authenticated on the connection that brought it (NIP-42).
+        now: The relay's time.
+    """
+
+    event: Event
+    authors: frozenset[PublicKey]
+    now: Timestamp
+
+
+Policy = Callable[[Offered], str | None]
+"""Returns why an event is refused, beginning with a prefix of NIP-01 and a colon, or None."""
+
+
+def refusal(policies: Iterable[Policy], offered: Offered) -> str | None:
+    """The first reason that any of the policies gives."""
+    for policy in policies:
+        reason = policy(offered)
+        if reason is not None:
+            return reason
+    return None
+
+
+def stock_policies(settings: Settings) -> tuple[Policy, ...]:
+    """The policies that the settings ask for, cheapest first."""
+    limits, access = settings.limits, settings.access
+    chosen: list[Policy] = [refuse_authentication, limit_sizes(limits), limit_created_at(limits), refuse_expired]
+    if access.allowed_kinds or access.denied_kinds:
+        chosen.append(limit_kinds(access))
+    if access.allowed_authors or access.denied_authors:
+        chosen.append(limit_authors(access))
+    if limits.proof_of_work_bits:
+        chosen.append(require_proof_of_work(limits.proof_of_work_bits))
+    chosen.append(protect)
+    return tuple(chosen)
+
+
+def refuse_authentication(offered: Offered) -> str | None:
+    """An answer to a challenge is an AUTH message, never an event to pass on (NIP-42)."""
+    if offered.event.kind == Kind.AUTHENTICATION:
+        return "invalid: an authentication must be sent as an AUTH message"
+    return None
+
+
+def limit_sizes(limits: Limits) -> Policy:
+    """Bound the number of tags and the length of the content."""
+
+    def policy(offered: Offered) -> str | None:
+        event = offered.event
+        if len(event.tags) > limits.event_tags:
+            return f"invalid: an event may have at most {limits.event_tags} tags, not {len(event.tags)}"
+        if len(event.content) > limits.content_characters:
+            return (
+                f"invalid: an event's content may have at most {limits.content_characters} characters, "
+                f"not {len(event.content)}"
+            )
+        return None
+
+    return policy
+
+
+def limit_created_at(limits: Limits) -> Policy:
+    """Bound how old an event may be and how far ahead of the relay's clock."""
+
+    def policy(offered: Offered) -> str | None:
+        age = offered.now - offered.event.created_at
+        if -age > limits.created_at_future_seconds:
+            return f"invalid: created_at is more than {limits.created_at_future_seconds} seconds in the future"
+        if limits.created_at_past_seconds and age > limits.created_at_past_seconds:
+            return f"invalid: created_at is more than {limits.created_at_past_seconds} seconds in the past"
+        return None
+
+    return policy
+
+
+def refuse_expired(offered: Offered) -> str | None:
+    """What has expired is not taken (NIP-40)."""
+    expires_at = read_expiration(offered.event)
+    if expires_at is not None and expires_at <= offered.now:
+        return "invalid: the event has expired"
+    return None
+
+
+def limit_kinds(access: Access) -> Policy:
+    """Take only kinds that are allowed and not denied."""
+    allowed, denied = frozenset(access.allowed_kinds), frozenset(access.denied_kinds)
+
+    def policy(offered: Offered) -> str | None:
+        kind = offered.event.kind
+        if kind in denied or (allowed and kind not in allowed):
+            return f"blocked: events of kind {kind} are not taken here"
+        return None
+
+    return policy
+
+
+def limit_authors(access: Access) -> Policy:
+    """Take only authors who are allowed and not denied."""
+    allowed, denied = frozenset(access.allowed_authors), frozenset(access.denied_authors)
+
+    def policy(offered: Offered) -> str | None:
+        author = offered.event.public_key
+        if author in denied:
+            return "blocked: this author's events are not taken here"
+        if allowed and author not in allowed:
+            return "restricted: only listed authors' events are taken here"
+        return None
+
+    return policy
+
+
+def require_proof_of_work(bits: int) -> Policy:
+    """Ask for work on every event's id (NIP-13)."""
+
+    def policy(offered: Offered) -> str | None:
+        if not has_proof_of_work(offered.event, bits):
+            return f"pow: an event's id must carry {bits} bits of committed work"
+        return None
+
+    return policy
+
+
+def protect(offered: Offered) -> str | None:
+    """Take a protected event only from its authenticated author (NIP-70)."""
+    event = offered.event
+    if ("-",) in event.tags and event.public_key not in offered.authors:
+        return "auth-required: a protected event is taken only from its authenticated author"
+    return None
+
+
+def may_read(event: Event, authors: frozenset[PublicKey]) -> bool:
+    """Whether a private event may go to a connection where these have authenticated: its author or a recipient."""
+    if event.kind not in PRIVATE_KINDS:
+        return True
+    return event.public_key in authors or not authors.isdisjoint(event.tag_values("p"))

@@ -1,0 +1,73 @@
+"""Running a relay: listen, say where, sweep, and stop in order."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from relaymesh.errors import RelayError
+from relaymesh_relay.settings import Settings
+from relaymesh_relay.transport import ClientTransport, Hub, read_clock
+
+_BACKLOG: Final = 2_048
+_SWEEP_SECONDS: Final = 1.0
+_STOP_SECONDS: Final = 1.5
+
+
+async def serve(settings: Settings, *, started: Callable[[str], object]) -> None:
+    """Serve until cancelled; then finish what was begun and close the database in order.
+
+    Args:
+        settings: The relay's.
+        started: Called once with the relay's `ws://` URL when it can be reached.
+
+    Raises:
+        RelayError: The address cannot be listened on.
+        StorageError: The database cannot be opened.
+    """
+    loop = asyncio.get_running_loop()
+    hub = await anyio.to_thread.run_sync(Hub, settings, loop)
+    hub.pipeline.start()
+    try:
+        server = await _listen(settings, hub)
+        try:
+            started(_url(settings, server))
+            await _sweep(settings, hub)
+        finally:
+            server.close()
+            hub.close_connections()
+    finally:
+        with anyio.CancelScope(shield=True), contextlib.suppress(TimeoutError):
+            with anyio.fail_after(_STOP_SECONDS):
+                await anyio.to_thread.run_sync(hub.pipeline.close)
+
+
+async def _listen(settings: Settings, hub: Hub) -> asyncio.Server:
+    network = settings.network
+    try:
+        return await hub.loop.create_server(
+            partial(ClientTransport, hub), network.host, network.port, backlog=_BACKLOG, reuse_address=True
+        )
+    except OSError as error:
+        raise RelayError(f"the relay cannot listen on {network.host}:{network.port}: {error.strerror}") from error
+
+
+def _url(settings: Settings, server: asyncio.Server) -> str:
+    host, port = server.sockets[0].getsockname()[:2]
+    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+
+async def _sweep(settings: Settings, hub: Hub) -> None:
+    """Look after connections every second, and after expired events now and then; ends only by cancellation."""
+    next_expiry = 0.0
+    while True:
+        hub.sweep_connections()
+        now = read_clock()
+        if hub.loop.time() >= next_expiry:
+            next_expiry = hub.loop.time() + settings.storage.sweep_seconds
+            hub.pipeline.sweep(now.timestamp)
+        await anyio.sleep(_SWEEP_SECONDS)

@@ -1,0 +1,215 @@
+"""What an operator can choose, as frozen typed values, read from one TOML file (`relay/relay.example.toml`)."""
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from relaymesh.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the relay says it is (NIP-11).
+
+    Args:
+        name: Shown to people.
+        description: A sentence or two about the relay.
+        contact: A URL at which its operator is reached, or empty.
+        public_key: The operator's key in 64 lowercase hex characters, or empty.
+        url: The address that clients use, needed for NIP-42 behind a proxy; empty takes what the client asked for.
+    """
+
+    name: str = "RelayMesh relay"
+    description: str = "A Nostr relay for the RelayMesh market."
+    contact: str = ""
+    public_key: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where the relay listens, and how much of the machine its connections may take.
+
+    Args:
+        host: The address to listen on.
+        port: The TCP port; 0 takes a free one.
+        connections: Open connections altogether.
+        connections_per_address: Open connections from one address; loopback is exempt while `exempt_loopback` holds.
+        unsent_bytes: Bytes waiting for a client that does not read; above it the connection is cut.
+        handshake_seconds: How long a client may take for its HTTP request.
+        ping_seconds: After this much silence a ping is sent; after as much again the connection is cut.
+        exempt_loopback: Whether clients on this machine are free of per-address limits and of rates.
+        address_header: The HTTP header in which a trusted proxy names the client's address; empty trusts none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7777
+    connections: int = 20_000
+    connections_per_address: int = 100
+    unsent_bytes: int = 16 * 1024 * 1024
+    handshake_seconds: int = 10
+    ping_seconds: int = 60
+    exempt_loopback: bool = True
+    address_header: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How events are kept.
+
+    Args:
+        file: The SQLite file; made when it is not there.
+        synchronous: `FULL` answers OK when the event is on the disk; `NORMAL` when it is with the operating system,
+            which survives a crash of the relay but not of the machine.
+        cache_megabytes: SQLite's page cache, for each of its connections.
+        sweep_seconds: How often expired events are removed from the file (NIP-40).
+    """
+
+    file: str = "relay.sqlite3"
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    cache_megabytes: int = 32
+    sweep_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of everything a client controls; NIP-11 announces those it has a word for.
+
+    Args:
+        message_bytes: Longest WebSocket message; a longer one ends the connection with code 1009.
+        subscriptions: Open subscriptions on one connection.
+        subscription_id_characters: Longest subscription id.
+        filters: Filters in one REQ or COUNT.
+        filter_values: Ids, authors, kinds and tag values in one filter altogether.
+        limit: Stored events for one filter; a larger `limit` is brought down to it.
+        default_limit: Stored events for a filter that gives no `limit`.
+        event_tags: Tags of one event.
+        content_characters: Characters of one event's content.
+        created_at_past_seconds: How old an event may be; 0 is any age.
+        created_at_future_seconds: How far ahead of our clock an event may be.
+        proof_of_work_bits: Leading zero bits that every event's id must have (NIP-13); 0 asks for none.
+        pending_events: Events of one connection that may wait for their answer; reading pauses beyond.
+    """
+
+    message_bytes: int = 131_072
+    subscriptions: int = 256
+    subscription_id_characters: int = 64
+    filters: int = 20
+    filter_values: int = 2_000
+    limit: int = 10_000
+    default_limit: int = 10_000
+    event_tags: int = 2_000
+    content_characters: int = 65_536
+    created_at_past_seconds: int = 0
+    created_at_future_seconds: int = 900
+    proof_of_work_bits: int = 0
+    pending_events: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Token buckets per connection and per address: so many a second, and so many at once; 0 a second is no limit.
+
+    Args:
+        events_per_second: Events that one connection may send.
+        events_burst: Events that it may send at once.
+        requests_per_second: REQ and COUNT messages of one connection.
+        requests_burst: The same, at once.
+        address_events_per_second: Events from one address, over all of its connections.
+        address_events_burst: The same, at once.
+    """
+
+    events_per_second: int = 200
+    events_burst: int = 2_000
+    requests_per_second: int = 100
+    requests_burst: int = 1_000
+    address_events_per_second: int = 500
+    address_events_burst: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may write and read what.
+
+    Args:
+        allowed_kinds: Only these kinds are taken; empty takes all.
+        denied_kinds: These kinds are refused.
+        allowed_authors: Only these authors' events are taken; empty takes everybody's.
+        denied_authors: These authors' events are refused.
+        authenticate_to_write: Events are taken only on connections that authenticated (NIP-42).
+        authenticate_to_read: REQ and COUNT are answered only on connections that authenticated (NIP-42).
+        private_to_recipients: Direct messages and gift wraps (kinds 4, 1059) go only to author and recipients (NIP-42).
+        mute_unheard: An ephemeral event that nobody waits for is answered `mute:` instead of OK.
+    """
+
+    allowed_kinds: tuple[int, ...] = ()
+    denied_kinds: tuple[int, ...] = ()
+    allowed_authors: tuple[str, ...] = ()
+    denied_authors: tuple[str, ...] = ()
+    authenticate_to_write: bool = False
+    authenticate_to_read: bool = False
+    private_to_recipients: bool = False
+    mute_unheard: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator can choose."""
+
+    identity: Identity = field(default_factory=Identity)
+    network: Network = field(default_factory=Network)
+    storage: Storage = field(default_factory=Storage)
+    limits: Limits = field(default_factory=Limits)
+    rates: Rates = field(default_factory=Rates)
+    access: Access = field(default_factory=Access)
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings in a TOML file; what it leaves out keeps its default.
+
+    Raises:
+        UsageError: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong form.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the relay's settings cannot be read from {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the relay's settings in {path} are not valid TOML: {error}") from error
+    return parse_settings(document)
+
+
+def parse_settings(document: dict[str, Any]) -> Settings:
+    """The settings in a parsed TOML document, one table per section.
+
+    Raises:
+        UsageError: A name is unknown or a value has the wrong form.
+    """
+    sections = {section.name: section.default_factory for section in fields(Settings)}
+    for name in document:
+        if name not in sections:
+            raise UsageError(f"the relay's settings know no [{name}]; known are {', '.join(sections)}")
+    return Settings(**{name: _parse_section(name, sections[name], table) for name, table in document.items()})
+
+
+def _parse_section(name: str, kind: Any, table: object) -> Any:
+    import pydantic  # slow to import, and needed only where there is a settings file
+
+    if not isinstance(table, dict):
+        raise UsageError(f"the relay's setting {name} must be a table")
+    known = [each.name for each in fields(kind)]
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"the relay's settings know no {name}.{key}; known are {', '.join(known)}")
+        if isinstance(value, int) and value < 0:
+            raise UsageError(f"the relay's setting {name}.{key} must be at least 0, not {value}")
+    try:
+        # By way of JSON, where strict still lets an array become a tuple.
+        return pydantic.TypeAdapter(kind).validate_json(orjson.dumps(table), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"the relay's setting {name}.{where} has the wrong form: {first['msg']}") from error

@@ -1,0 +1,245 @@
+"""Events in one SQLite file: opening it, and the one writer (WAL, a transaction per batch, durable on return)."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.nostr.event import Event, is_hex_32, parse_event
+from relaymesh.nostr.tags import Address, parse_address, read_expiration
+from relaymesh.units import Timestamp
+from relaymesh_relay.postings import PostingRow, address_digest, address_of, id_order, postings
+from relaymesh_relay.settings import Storage
+from relaymesh_relay.sqlite_search import SqliteReader, find_id, standing_of
+from relaymesh_relay.store import DELETION_KIND, Record, Standing, StorageError, document_author
+
+SCHEMA_VERSION: Final = 1
+_PAGE_BYTES: Final = 16_384
+_BUSY_SECONDS: Final = 5.0
+
+# `age` is the negated created_at, so that a posting list in ascending order is newest first, then lowest id.
+_SCHEMA: Final = """
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY,
+    id_order INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    document BLOB NOT NULL
+);
+CREATE INDEX event_by_id ON event (id_order);
+CREATE INDEX event_by_expiry ON event (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE posting (
+    key INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    age INTEGER NOT NULL,
+    id_order INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, age, id_order, sequence)
+) WITHOUT ROWID;
+CREATE TABLE latest (
+    address BLOB PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    sequence INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE deleted_event (id TEXT NOT NULL, author TEXT NOT NULL, PRIMARY KEY (id, author)) WITHOUT ROWID;
+CREATE TABLE deleted_address (address BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """One SQLite file of events; makes it when it is not there.
+
+    Raises:
+        StorageError: The file cannot be opened, or was written by something else or by another version.
+    """
+
+    def __init__(self, settings: Storage) -> None:
+        self._settings = settings
+        database = self._connect()
+        try:
+            _prepare(database, Path(settings.file))
+        finally:
+            database.close()
+
+    def open_writer(self) -> "SqliteWriter":
+        """The writer; at most one at a time."""
+        return SqliteWriter(self._connect())
+
+    def open_reader(self) -> SqliteReader:
+        """One more reader."""
+        return SqliteReader(self._connect())
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            database = sqlite3.connect(
+                self._settings.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA synchronous = {self._settings.synchronous}")
+            database.execute(f"PRAGMA cache_size = -{self._settings.cache_megabytes * 1024}")
+        except sqlite3.Error as error:
+            raise StorageError(f"the relay's database {self._settings.file} cannot be opened: {error}") from error
+        return database
+
+
+def _prepare(database: sqlite3.Connection, file: Path) -> None:
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if version == 0 and tables == 0:
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise StorageError(
+                f"{file} holds version {version} of something, not version {SCHEMA_VERSION} of a relay's events; "
+                "name another database file"
+            )
+    except sqlite3.Error as error:
+        raise StorageError(f"the relay's database {file} cannot be used: {error}") from error
+
+
+class SqliteWriter:
+    """The one door through which the file changes; used from one thread."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._next_sequence = 1
+        self._new_postings: dict[int, list[PostingRow]] = {}
+
+    def write(self, records: Sequence[Record]) -> list[Standing]:
+        """Keep what is fresh, in one transaction that is durable on return; says how each stood before.
+
+        Raises:
+            StorageError: Nothing of it was kept.
+        """
+        try:
+            self._begin()
+            standings = [self._keep(record) for record in records]
+            self._commit()
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StorageError(f"events could not be stored: {error}", retryable=True) from error
+        return standings
+
+    def remove_expired(self, now: Timestamp, at_most: int) -> int:
+        """Remove events that have expired by `now` (NIP-40), at most so many; returns how many.
+
+        Raises:
+            StorageError: None was removed.
+        """
+        try:
+            self._begin()
+            expired = self._database.execute(
+                "SELECT sequence, document FROM event WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now, at_most)
+            ).fetchall()
+            for sequence, document in expired:
+                self._remove(sequence, document)
+            self._commit()
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StorageError(f"expired events could not be removed: {error}", retryable=True) from error
+        return len(expired)
+
+    def close(self) -> None:
+        """Write everything into the main file and let go of it."""
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise StorageError(f"the relay's database could not be closed in order: {error}") from error
+        finally:
+            self._database.close()
+
+    def _begin(self) -> None:
+        self._new_postings.clear()
+        self._database.execute("BEGIN IMMEDIATE")
+        (highest,) = self._database.execute("SELECT max(sequence) FROM event").fetchone()
+        self._next_sequence = (highest or 0) + 1
+
+    def _commit(self) -> None:
+        # Sorted, so that entries of one list meet while its page is in hand.
+        rows = sorted(row for rows in self._new_postings.values() for row in rows)
+        self._database.executemany("INSERT INTO posting VALUES (?, ?, ?, ?, ?)", rows)
+        self._database.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def _keep(self, record: Record) -> Standing:
+        event = record.event
+        address = address_of(event)
+        standing = standing_of(self._database, event, address)
+        if standing is not Standing.FRESH:
+            return standing
+        sequence = self._next_sequence
+        self._next_sequence += 1
+        self._database.execute(
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
+            (sequence, id_order(event.id), event.kind, event.created_at, read_expiration(event), record.document),
+        )
+        self._new_postings[sequence] = postings(event, sequence)
+        if address is not None:
+            self._remove_at(address)
+            self._database.execute(
+                "INSERT INTO latest VALUES (?, ?, ?, ?)", (address, event.created_at, event.id, sequence)
+            )
+        if event.kind == DELETION_KIND:
+            self._delete_for(event)
+        return standing
+
+    def _delete_for(self, deletion: Event) -> None:
+        """Carry out a deletion request, and remember it for what arrives later (NIP-09)."""
+        author = deletion.public_key
+        for event_id in filter(is_hex_32, deletion.tag_values("e")):
+            self._database.execute("INSERT OR IGNORE INTO deleted_event VALUES (?, ?)", (event_id, author))
+            self._remove_own(event_id, author)
+        for address in map(_read_address, deletion.tag_values("a")):
+            if address is not None and address.author == author:
+                self._delete_address(address_digest(address), deletion.created_at)
+
+    def _remove_own(self, event_id: str, author: str) -> None:
+        """Remove this event if this author wrote it; a deletion request itself stays."""
+        row = find_id(self._database, event_id)
+        if row is not None and row[1] != DELETION_KIND and document_author(row[4]) == author.encode():
+            self._remove(row[0], row[4])
+
+    def _delete_address(self, address: bytes, until: Timestamp) -> None:
+        self._database.execute(
+            "INSERT INTO deleted_address VALUES (?1, ?2) "
+            "ON CONFLICT (address) DO UPDATE SET until = max(until, excluded.until)",
+            (address, until),
+        )
+        row = self._database.execute("SELECT created_at FROM latest WHERE address = ?", (address,)).fetchone()
+        if row is not None and row[0] <= until:
+            self._remove_at(address)
+
+    def _remove_at(self, address: bytes) -> None:
+        row = self._database.execute(
+            "SELECT sequence, document FROM latest JOIN event USING (sequence) WHERE address = ?", (address,)
+        ).fetchone()
+        if row is not None:
+            self._remove(*row)
+
+    def _remove(self, sequence: int, document: bytes) -> None:
+        event = parse_event(orjson.loads(document))
+        if self._new_postings.pop(sequence, None) is None:
+            self._database.executemany(
+                "DELETE FROM posting WHERE key = ? AND kind = ? AND age = ? AND id_order = ? AND sequence = ?",
+                postings(event, sequence),
+            )
+        self._database.execute("DELETE FROM event WHERE sequence = ?", (sequence,))
+        address = address_of(event)
+        if address is not None:
+            self._database.execute("DELETE FROM latest WHERE address = ? AND sequence = ?", (address, sequence))
+
+
+def _read_address(text: str) -> Address | None:
+    try:
+        return parse_address(text)
+    except RemoteProtocolError:  # a deletion request may name anything; what is no address deletes nothing
+        return None

@@ -1,0 +1,140 @@
+"""What the relay needs from where events are kept, and the values it exchanges with it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Protocol
+
+import orjson
+
+from relaymesh.errors import PortError
+from relaymesh.nostr.event import Event
+from relaymesh.nostr.filters import Filter
+from relaymesh.units import Timestamp
+
+DELETION_KIND: Final = 5
+"""Deletion requests (NIP-09)."""
+
+
+class StorageError(PortError):
+    """The store could not be opened, read or written; what was being written is not kept."""
+
+
+class Standing(Enum):
+    """How an event stands to what is kept already."""
+
+    FRESH = auto()
+    """Nothing speaks against keeping it."""
+    KNOWN = auto()
+    """This very event is kept."""
+    SUPERSEDED = auto()
+    """A newer version of this replaceable or addressable event is kept (NIP-01)."""
+    DELETED = auto()
+    """Its author asked for its deletion (NIP-09)."""
+    FORGED = auto()
+    """Its signature is not its author's (BIP-340)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A verified event and the JSON document that stands for it on disk and on the wire."""
+
+    event: Event
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One stored event that answers a filter."""
+
+    sequence: int
+    document: bytes
+
+
+Step = Found | None
+"""One step of a query: an event, or None where the reader may pause after a row that did not match."""
+
+
+class Writer(Protocol):
+    """The one door through which the store changes; used from one thread."""
+
+    def write(self, records: Sequence[Record]) -> list[Standing]:
+        """Keep what is fresh, in one transaction that is durable on return; says how each stood before.
+
+        Raises:
+            StorageError: Nothing of it was kept.
+        """
+        ...
+
+    def remove_expired(self, now: Timestamp, at_most: int) -> int:
+        """Remove events that expired before `now` (NIP-40), at most so many; returns how many."""
+        ...
+
+    def close(self) -> None:
+        """Write everything into the main file and let go of it."""
+        ...
+
+
+class Reader(Protocol):
+    """A view of what is committed; used from one thread at a time."""
+
+    def standing(self, event: Event) -> Standing:
+        """How `event` stands to what is kept."""
+        ...
+
+    def search(
+        self, wanted: Filter, limit: int, now: Timestamp, readable: Callable[[bytes], bool] | None = None
+    ) -> Iterator[Step]:
+        """The newest `limit` events that match and have not expired by `now`; newest first, then lowest id (NIP-01).
+
+        `readable`, where given, says which documents count at all.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class Store(Protocol):
+    """Opens doors to one set of events."""
+
+    def open_writer(self) -> Writer:
+        """The writer; at most one at a time."""
+        ...
+
+    def open_reader(self) -> Reader:
+        """One more reader."""
+        ...
+
+
+def to_document(event: Event) -> bytes:
+    """The event as compact JSON with the fields of NIP-01 in their usual order and nothing else.
+
+    Made anew rather than cut from what the client sent: unknown fields, double keys and spare blanks never travel on,
+    and the id and the author stand at fixed places (`document_id`, `document_author`).
+    """
+    return orjson.dumps(
+        {
+            "id": event.id,
+            "pubkey": event.public_key,
+            "created_at": event.created_at,
+            "kind": event.kind,
+            "tags": event.tags,
+            "content": event.content,
+            "sig": event.signature,
+        }
+    )
+
+
+def document_id(document: bytes) -> bytes:
+    """The id, in hex, of the event in a document."""
+    return document[7:71]
+
+
+def document_author(document: bytes) -> bytes:
+    """The author's public key, in hex, of the event in a document."""
+    return document[83:147]

@@ -1,0 +1,308 @@
+"""TCP connections: HTTP requests and WebSockets, joined to the relay; one write per connection and turn of the loop.
+
+The WebSocket protocol is `websockets`' own machine without I/O, driven by an asyncio protocol: no task and no timer per
+connection, and all answers of one turn of the loop leave in one write.
+"""
+
+import asyncio
+import ipaddress
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, cast
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.units import Instant, Moment
+from relaymesh_relay.connection import Connection
+from relaymesh_relay.http_pages import HEAD_BYTES_AT_MOST, Pages, RequestHead, parse_head, respond
+from relaymesh_relay.pipeline import Pipeline
+from relaymesh_relay.relay import Relay
+from relaymesh_relay.settings import Settings
+from relaymesh_relay.sqlite_store import SqliteStore
+
+_WRITE_BUFFER_BYTES: Final = 256 * 1024
+_CHALLENGE_BYTES: Final = 16
+
+
+def read_clock() -> Moment:
+    """What the system's clocks say."""
+    return Moment(Instant(time.monotonic_ns() // 1_000), time.time_ns() // 1_000_000)
+
+
+class Hub:
+    """What all connections of one running relay share.
+
+    Args:
+        settings: The relay's.
+        loop: The running one.
+    """
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.relay = Relay(settings)
+        self.pages = Pages(settings)
+        self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post)
+        self.clients: set[ClientTransport] = set()
+        self.by_connection: dict[Connection, ClientTransport] = {}
+        self.per_address: Counter[str] = Counter()
+        self._is_pump_scheduled = False
+
+    def schedule_pump(self) -> None:
+        """Have what this turn of the loop brings handed on at its end, all at once."""
+        if not self._is_pump_scheduled:
+            self._is_pump_scheduled = True
+            self.loop.call_soon(self._pump)
+
+    def refuse_connection(self, address: str) -> bytes | None:
+        """The HTTP response to a connection that is one too many."""
+        network = self.settings.network
+        if len(self.by_connection) >= network.connections:
+            reason = b"this relay has as many connections as it takes; try again later\n"
+            return respond(HTTPStatus.SERVICE_UNAVAILABLE, reason, "text/plain")
+        if self.is_exempt(address) or self.per_address[address] < network.connections_per_address:
+            return None
+        reason = b"there are too many connections from this address; close one first\n"
+        return respond(HTTPStatus.TOO_MANY_REQUESTS, reason, "text/plain")
+
+    def is_exempt(self, address: str) -> bool:
+        """Whether an address is this machine's own and such are free of per-address limits and rates."""
+        if not self.settings.network.exempt_loopback:
+            return False
+        try:
+            return ipaddress.ip_address(address).is_loopback
+        except ValueError:  # whatever a proxy wrote
+            return False
+
+    def sweep_connections(self) -> None:
+        """Ping the silent, cut the lost."""
+        for client in list(self.clients):
+            client.sweep(self.loop.time())
+
+    def close_connections(self) -> None:
+        """Say goodbye to everybody."""
+        for client in list(self.clients):
+            client.say_goodbye()
+
+    def _post(self, function: Callable[..., object], *arguments: object) -> None:
+        self.loop.call_soon_threadsafe(self._run_posted, function, arguments)
+
+    def _run_posted(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        function(*arguments)
+        self.schedule_pump()
+
+    def _pump(self) -> None:
+        self._is_pump_scheduled = False
+        for connection in self.pipeline.pump():
+            client = self.by_connection.get(connection)
+            if client is not None:
+                client.flush()
+
+
+class ClientTransport(asyncio.Protocol):
+    """One TCP connection: an HTTP request, and the WebSocket that may follow it."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._transport: asyncio.Transport
+        self._address = ""
+        self._head = bytearray()
+        self._websocket: ServerProtocol | None = None
+        self._connection: Connection | None = None
+        self._fragments: bytearray | None = None
+        self._heard_at = 0.0
+        self._is_pinged = False
+        self._is_congested = False
+        self._is_reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._heard_at = self._hub.loop.time()
+        self._hub.clients.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone."""
+        hub, connection = self._hub, self._connection
+        hub.clients.discard(self)
+        if connection is None:
+            return
+        hub.by_connection.pop(connection, None)
+        hub.per_address[self._address] -= 1
+        if hub.per_address[self._address] <= 0:
+            del hub.per_address[self._address]
+        hub.relay.disconnect(connection)
+        hub.pipeline.resume(connection)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self._heard_at = self._hub.loop.time()
+        self._is_pinged = False
+        if self._websocket is None:
+            self._receive_head(data)
+        else:
+            self._receive_frames(self._websocket, data)
+
+    def eof_received(self) -> bool:
+        """The client will send no more; nothing is kept open for it."""
+        return False
+
+    def pause_writing(self) -> None:
+        """More is waiting to be sent than the client takes: ask neither the store nor the client for more."""
+        self._is_congested = True
+        if self._connection is not None:
+            self._hub.pipeline.hold_back(self._connection)
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._is_congested = False
+        if self._connection is not None:
+            self._hub.pipeline.resume(self._connection)
+        self._adjust_reading()
+
+    def flush(self) -> None:
+        """Send everything that waits in the connection, in one write."""
+        websocket, connection = self._websocket, self._connection
+        if websocket is None or connection is None:
+            return
+        outgoing, connection.outgoing = connection.outgoing, []
+        if websocket.state is State.OPEN:
+            for message in outgoing:
+                websocket.send_text(message)
+        self._write(websocket)
+        self._adjust_reading()
+
+    def sweep(self, now: float) -> None:
+        """Ping after long silence; cut after twice as long, or when the handshake takes too long."""
+        network = self._hub.settings.network
+        silence = now - self._heard_at
+        if self._websocket is None:
+            if silence > network.handshake_seconds:
+                self._transport.abort()
+        elif silence > 2 * network.ping_seconds:
+            self._transport.abort()
+        elif silence > network.ping_seconds and not self._is_pinged and self._websocket.state is State.OPEN:
+            self._is_pinged = True
+            self._websocket.send_ping(b"")
+            self._write(self._websocket)
+
+    def say_goodbye(self) -> None:
+        """Close because the relay stops."""
+        if self._websocket is not None and self._websocket.state is State.OPEN:
+            self.flush()
+            self._websocket.send_close(CloseCode.GOING_AWAY, "the relay is stopping")
+            self._write(self._websocket)
+        self._transport.close()
+
+    def _receive_head(self, data: bytes) -> None:
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._head) > HEAD_BYTES_AT_MOST:
+                self._respond(respond(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"", "text/plain"))
+            return
+        try:
+            request = parse_head(bytes(self._head[:end]))
+        except RemoteProtocolError as error:
+            self._respond(respond(HTTPStatus.BAD_REQUEST, f"{error}\n".encode(), "text/plain"))
+            return
+        if request.is_websocket:
+            self._open_websocket(request)
+        else:
+            self._respond(self._hub.pages.answer(request))
+
+    def _respond(self, response: bytes) -> None:
+        self._transport.write(response)
+        self._transport.close()
+
+    def _open_websocket(self, request: RequestHead) -> None:
+        hub = self._hub
+        header = hub.settings.network.address_header
+        self._address = (request.headers.get(header.lower()) if header else None) or self._address
+        refusal = hub.refuse_connection(self._address)
+        if refusal is not None:
+            self._respond(refusal)
+            return
+        now = read_clock()
+        self._websocket = ServerProtocol(max_size=hub.settings.limits.message_bytes)
+        self._connection = Connection(
+            hub.settings,
+            address=self._address,
+            relay_urls=_own_urls(hub.settings, request),
+            challenge=secrets.token_hex(_CHALLENGE_BYTES),
+            is_exempt=hub.is_exempt(self._address),
+            now=now,
+        )
+        hub.by_connection[self._connection] = self
+        hub.per_address[self._address] += 1
+        data, self._head = bytes(self._head), bytearray()
+        self._receive_frames(self._websocket, data)
+
+    def _receive_frames(self, websocket: ServerProtocol, data: bytes) -> None:
+        websocket.receive_data(data)
+        now = read_clock()
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._receive_frame(websocket, event, now)
+            elif isinstance(event, Request):
+                websocket.send_response(websocket.accept(event))
+        self._write(websocket)
+        self._adjust_reading()
+        self._hub.schedule_pump()
+
+    def _receive_frame(self, websocket: ServerProtocol, frame: Frame, now: Moment) -> None:
+        if frame.opcode is Opcode.TEXT and frame.fin:
+            self._receive_text(frame.data, now)
+        elif frame.opcode is Opcode.TEXT:
+            self._fragments = bytearray(frame.data)
+        elif frame.opcode is Opcode.CONT and self._fragments is not None:
+            self._fragments += frame.data
+            if frame.fin:
+                text, self._fragments = bytes(self._fragments), None
+                self._receive_text(text, now)
+        elif frame.opcode is Opcode.BINARY and websocket.state is State.OPEN:
+            websocket.fail(CloseCode.UNSUPPORTED_DATA, "a relay understands text messages only")
+
+    def _receive_text(self, text: bytes | bytearray | memoryview, now: Moment) -> None:
+        if self._connection is not None:
+            self._hub.relay.receive(self._connection, bytes(text), now)
+
+    def _write(self, websocket: ServerProtocol) -> None:
+        data = b"".join(websocket.data_to_send())
+        if data:
+            self._transport.write(data)
+        if websocket.eof_sent:
+            self._transport.close()
+        elif self._transport.get_write_buffer_size() > self._hub.settings.network.unsent_bytes:
+            self._transport.abort()
+
+    def _adjust_reading(self) -> None:
+        """Read from the client unless it does not take its answers or has too many events waiting for theirs."""
+        connection = self._connection
+        if connection is None or self._transport.is_closing():
+            return
+        wanted = not self._is_congested and connection.pending < self._hub.settings.limits.pending_events
+        if wanted and not self._is_reading:
+            self._transport.resume_reading()
+        elif self._is_reading and not wanted:
+            self._transport.pause_reading()
+        self._is_reading = wanted
+
+
+def _own_urls(settings: Settings, request: RequestHead) -> tuple[str, ...]:
+    """The addresses under which a client may know this relay: as configured, or else as it asked for."""
+    if settings.identity.url:
+        return (settings.identity.url,)
+    host = request.headers.get("host", "")
+    return tuple(f"{scheme}://{host}{request.path}" for scheme in ("ws", "wss"))
