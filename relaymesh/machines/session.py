@@ -122,7 +122,7 @@ class Session(ABC):
         timers: list[tuple[Instant, Callable[[Moment], None]]] = []
         if self._state is SessionState.OPEN:
             if self._outbox.due_at is not None and not self._outbox.is_due:
-                timers.append((self._outbox.due_at, self._end_coalescing))
+                timers.append((self._outbox.due_at, self._outbox.end_wait))
             if self._pinged_at is None:
                 timers.append((later(self._heard_at, self._settings.ping_after_ms), self._ping))
             else:
@@ -185,9 +185,6 @@ class Session(ABC):
     def _flush(self) -> None:
         if self._link is not None:
             self._effects += [self._link.seal_frame(plaintext) for plaintext in self._outbox.take()]
-
-    def _end_coalescing(self, now: Moment) -> None:
-        self._outbox.is_due = True
 
     def _ping(self, now: Moment) -> None:
         self._pinged_at = now.instant

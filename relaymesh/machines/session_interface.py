@@ -39,7 +39,7 @@ class SessionSettings:
         idle_in_ms: The node ends the session after this long without any message but PING and PONG.
         ping_after_ms: Silence after which the other side is asked whether it is still there.
         pong_in_ms: How long it has to answer.
-        coalesce_ms: OUTPUT after a job's first waits this long for more; 0 sends each at once.
+        coalesce_ms: Frames of nothing but OUTPUT after a job's first are kept so far apart; 0 sends each at once.
         maximum_jobs: So many jobs may be under way at once.
         maximum_held_bytes: So much OUTPUT of one job may wait for credit.
         maximum_connections: So many connections may be opened in one session, one after the other.

@@ -17,16 +17,17 @@ def count_data_bytes(data: str) -> int:
 
 
 class Outbox:
-    """Encoded messages until they are framed: at once, or, when all of it is later OUTPUT, after a short wait.
+    """Encoded messages until they are framed: at once, or, when all of it is later OUTPUT, a little later.
 
     Args:
-        coalesce_ms: How long OUTPUT after a job's first waits for company.
+        coalesce_ms: How far apart frames are kept that hold nothing but OUTPUT after a job's first.
     """
 
-    __slots__ = ("_coalesce_ms", "_encoded", "_part_id", "_size", "due_at", "is_due")
+    __slots__ = ("_coalesce_ms", "_encoded", "_next_output_at", "_part_id", "_size", "due_at", "is_due")
 
     def __init__(self, coalesce_ms: int) -> None:
         self._coalesce_ms = coalesce_ms
+        self._next_output_at = Instant(0)
         self._part_id = 0
         self.clear()
 
@@ -46,13 +47,19 @@ class Outbox:
             self._part_id += 1
         else:
             self._encoded.append(encoded)
-        if self.is_due:
-            return
-        can_wait = type(message) is OutputMessage and message.number > 0 and self._coalesce_ms > 0
-        if not can_wait or self._size >= MAXIMUM_JSON_BYTES:
+        if type(message) is not OutputMessage:
             self.is_due = True
-        elif self.due_at is None:
-            self.due_at = now.after_ms(self._coalesce_ms)
+            return
+        if message.number == 0 or now.instant >= self._next_output_at or self._size >= MAXIMUM_JSON_BYTES:
+            self.is_due = True
+            self._next_output_at = now.after_ms(self._coalesce_ms)
+        else:
+            self.due_at = self._next_output_at
+
+    def end_wait(self, now: Moment) -> None:
+        """OUTPUT has waited long enough."""
+        self.is_due = True
+        self._next_output_at = now.after_ms(self._coalesce_ms)
 
     def take(self) -> list[bytes]:
         """All that waits, as the plaintexts of as few frames as possible."""
