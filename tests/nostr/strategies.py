@@ -29,8 +29,12 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 key_pairs = st.integers(1, CURVE_ORDER - 1).map(lambda number: KeyPair(number.to_bytes(32)))
-relay_urls = st.from_regex(
-    r"wss?://[a-z0-9][a-z0-9.-]{0,40}[a-z0-9](:[1-9][0-9]{0,3})?(/[a-z0-9/]{0,10})?", fullmatch=True
+relay_urls = st.builds(
+    "{}://{}{}{}".format,
+    st.sampled_from(["ws", "wss", "WSS"]),
+    st.text("abcxyz019-.", max_size=20).map(lambda middle: f"r{middle}9") | st.sampled_from(["[::1]", "127.0.0.1"]),
+    st.sampled_from(["", ":80", ":443", ":7777", ":65535"]),
+    st.sampled_from(["", "/", "/inbox", "/a/b/", "?key=1"]),
 )
 
 tags = st.lists(st.lists(text, min_size=1, max_size=4).map(tuple), max_size=5).map(tuple)
