@@ -109,6 +109,10 @@ fuzz: $(STAMP) ## Every property again, unseeded and with many more examples
 soak: $(STAMP) ## Hours of traffic
 	@$(BIN)/python -m pytest --quiet -m soak --ignore=tests/real
 
+coverage: $(STAMP) ## What the tests execute, line by line, in .coverage-report
+	@$(BIN)/python -m pytest --quiet --ignore=tests/real --cov \
+	  --cov-report=term --cov-report=html:.coverage-report
+
 bench: $(STAMP) ## Every benchmark, one JSON line each
 	@for file in bench/[a-z]*.py; do $(BIN)/python -m "bench.$$(basename "$$file" .py)" --json; done
 
@@ -128,7 +132,7 @@ lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
 
 clean: ## Remove everything that was built here
 	@rm -rf $(VENV) $(VENV_REAL) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@rm -rf .coverage && find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf .coverage .coverage.* .coverage-report && find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} \
