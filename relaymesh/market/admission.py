@@ -56,7 +56,6 @@ def admit_quote_request(
     lowest offer id, then the first. A request that names no offer (an open one) is weighed against all current ones.
 
     Args:
-        request: What is asked.
         offers: The node's current offers by the id of their event.
         load: How busy the node is.
         request_id: The 28770 (or, at a posted price, the 28772) that is answered.
