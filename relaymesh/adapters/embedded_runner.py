@@ -23,7 +23,7 @@ import anyio.to_thread
 import orjson
 
 from relaymesh.adapters import embedded_engine
-from relaymesh.adapters.openai_runner import OpenAiRunner, RunnerLimits
+from relaymesh.adapters.openai_runner import OpenAiRunner
 from relaymesh.errors import RunnerError
 from relaymesh.ports.runners import RunItem, RunnerModel, RunRequest
 from relaymesh.units import MILLISECONDS_PER_SECOND
@@ -77,7 +77,7 @@ class EmbeddedRunner:
         self._model_path = model_path
         self._settings = settings
         self._socket_path = folder / "engine.sock"
-        self._server = OpenAiRunner("http://embedded", limits=RunnerLimits(), socket_path=str(self._socket_path))
+        self._server = OpenAiRunner("http://embedded", job_types=JOB_TYPES, socket_path=str(self._socket_path))
         self._process: anyio.abc.Process | None = None
         self._starting = anyio.Lock()
         self._engine_name = "llama.cpp"
@@ -116,7 +116,7 @@ class EmbeddedRunner:
         if self._weights_sha256 is None:
             self._weights_sha256 = await anyio.to_thread.run_sync(_hash_file, self._model_path)
         return tuple(
-            replace(model, job_types=JOB_TYPES, engine=self._engine_name, weights_sha256=self._weights_sha256)
+            replace(model, engine=self._engine_name, weights_sha256=self._weights_sha256)
             for model in await self._server.models()
         )
 
@@ -148,6 +148,8 @@ class EmbeddedRunner:
                     raise
 
     async def _start_process(self) -> None:
+        if not self._model_path.is_file():
+            raise RunnerError(f"there is no model file {self._model_path.name}; give the path of a GGUF file")
         if len(os.fsencode(self._socket_path)) > MAXIMUM_SOCKET_PATH:
             raise RunnerError("the folder for temporary files has too long a path for a socket; set TMPDIR shorter")
         self._socket_path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ and the API key appear in no message and no log.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
@@ -59,6 +59,7 @@ class OpenAiRunner:
         base_url: Where the API is, for example `http://localhost:11434/v1`; without a path, `/v1` is meant.
         api_key: Sent as a bearer token.
         limits: Deadlines and sizes.
+        job_types: What the models can do; None takes the engine's word, or where it says nothing, the models' names.
         socket_path: Connect to this unix socket instead of the URL's host.
 
     Raises:
@@ -71,6 +72,7 @@ class OpenAiRunner:
         api_key: str | None = None,
         *,
         limits: RunnerLimits | None = None,
+        job_types: tuple[str, ...] | None = None,
         socket_path: str | None = None,
     ) -> None:
         parts = _checked_url(base_url)
@@ -82,6 +84,7 @@ class OpenAiRunner:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._limits = limits or RunnerLimits()
+        self._job_types = job_types
         self._socket_path = socket_path
         self._session: aiohttp.ClientSession | None = None
 
@@ -120,7 +123,11 @@ class OpenAiRunner:
             return answers[path]
 
         described = [await describe_model(entry, ask) for entry in entries]
-        return tuple(model for model in described if model is not None)
+        return tuple(
+            model if self._job_types is None else replace(model, job_types=self._job_types)
+            for model in described
+            if model is not None
+        )
 
     async def model_names(self) -> tuple[str, ...]:
         """Only the names, in one question; RunnerError if there is no such server."""

@@ -28,9 +28,15 @@ class EventStreamParser:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._at_start = True
+        self._is_overfull = False
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The data of every event that `piece` completes, in order; usually one, often none."""
+        """The data of every event that `piece` completes, in order; usually one, often none.
+
+        Raises:
+            EventTooLarge: What is unfinished is too large; events that were complete before it came are given first.
+        """
+        self._check()
         text = self._unfinished + piece
         if self._at_start and len(text) >= len(BYTE_ORDER_MARK):
             text = text.removeprefix(BYTE_ORDER_MARK)
@@ -40,15 +46,21 @@ class EventStreamParser:
         *lines, unfinished = LINE_END.split(text[: len(text) - len(held_back)])
         self._unfinished = unfinished + held_back
         events = self._take_lines(lines)
-        if len(self._unfinished) + self._data_bytes > self._maximum_event_bytes:
-            raise EventTooLarge(f"expected events of at most {self._maximum_event_bytes} bytes, a larger one came")
+        self._is_overfull |= len(self._unfinished) + self._data_bytes > self._maximum_event_bytes
+        if not events:
+            self._check()
         return events
 
     def finish(self) -> list[bytes]:
         """The data of an event whose closing blank line never came, because the stream ended there."""
+        self._check()
         lines = [self._unfinished.removesuffix(b"\r"), b""]
         self._unfinished = b""
         return self._take_lines(lines)
+
+    def _check(self) -> None:
+        if self._is_overfull:
+            raise EventTooLarge(f"expected events of at most {self._maximum_event_bytes} bytes, a larger one came")
 
     def _take_lines(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
@@ -61,8 +73,7 @@ class EventStreamParser:
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data_bytes += len(value)
                 if self._data_bytes > self._maximum_event_bytes:
-                    raise EventTooLarge(
-                        f"expected events of at most {self._maximum_event_bytes} bytes, a larger one came"
-                    )
+                    self._is_overfull = True
+                    break
                 self._data.append(value)
         return events
