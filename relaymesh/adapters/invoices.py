@@ -154,6 +154,12 @@ def encode_invoice(draft: InvoiceDraft, secret: bytes) -> str:
     return str(bolt11.encode(unsigned, secret.hex()))
 
 
+def find_node_id(secret: bytes) -> str:
+    """The id (33 bytes, hex) of the Lightning node with this 32-byte secret key: whom its signatures name as payee."""
+    probe = InvoiceDraft("bcrt", None, "00" * 32, "00" * 32, Timestamp(0), 1, "")
+    return read_invoice(encode_invoice(probe, secret)).payee
+
+
 def _check_length(text: str) -> None:
     if len(text) > MAXIMUM_INVOICE_BYTES:
         raise RemoteProtocolError(f"an invoice must have at most {MAXIMUM_INVOICE_BYTES} bytes, this one has more")

@@ -1,0 +1,83 @@
+"""`python -m relaymesh.lightning_sim`: run a simulated Lightning network and say on one line, in JSON, where it is."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+
+from relaymesh.errors import LedgerError, UsageError
+from relaymesh.lightning_sim.plan import HUB_NAME, NetworkPlan, WalletPlan
+from relaymesh.lightning_sim.records import NETWORK
+from relaymesh.lightning_sim.server import LightningNetwork
+from relaymesh.units import MILLISECONDS_PER_SECOND
+
+
+def main() -> int:
+    """Run until SIGINT or SIGTERM; 0 then, 2 where the arguments or the folder cannot be used."""
+    try:
+        directory, plan = read_arguments(sys.argv[1:])
+        anyio.run(serve, directory, plan)
+    except (UsageError, LedgerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan]:
+    """The folder and the plan; UsageError where a value makes no sense."""
+    defaults = NetworkPlan(())
+    parser = argparse.ArgumentParser("python -m relaymesh.lightning_sim", description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="where sockets and balances are kept")
+    parser.add_argument("--wallet", action="append", default=[], metavar="NAME=MSAT", help="a wallet, if new with MSAT")
+    parser.add_argument("--inbound-msat", type=int, default=WalletPlan("", 0).inbound_msat)
+    parser.add_argument("--fee-base-msat", type=int, default=defaults.fee_base_msat)
+    parser.add_argument("--fee-proportional-millionths", type=int, default=defaults.fee_proportional_millionths)
+    parser.add_argument("--payment-latency-ms", type=int, default=defaults.payment_latency_ms, help="per channel")
+    parser.add_argument("--hold", action="append", default=[], metavar="NAME=SECONDS", help="hold payments to NAME")
+    given = parser.parse_args(arguments)
+    wallets = [WalletPlan(*_read_pair(text, "--wallet NAME=MSAT"), given.inbound_msat) for text in given.wallet]
+    holds = [_read_pair(text, "--hold NAME=SECONDS") for text in given.hold]
+    return given.directory, NetworkPlan(
+        wallets=tuple(wallets),
+        fee_base_msat=given.fee_base_msat,
+        fee_proportional_millionths=given.fee_proportional_millionths,
+        payment_latency_ms=given.payment_latency_ms,
+        hold_ms=tuple((name, seconds * MILLISECONDS_PER_SECOND) for name, seconds in holds),
+    )
+
+
+async def serve(directory: Path, plan: NetworkPlan) -> None:
+    """Run the network until a signal asks for its end."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with LightningNetwork.start(directory, plan) as network:
+            print(json.dumps(describe(network)), flush=True)
+            async for _ in signals:
+                break
+
+
+def describe(network: LightningNetwork) -> dict[str, object]:
+    """What the line says: every node's socket, id and balance."""
+    nodes = {
+        name: {
+            "rpc_path": str(network.rpc_path(name)),
+            "public_key": node.public_key,
+            "balance_msat": network.simulation.ledger.balance_msat(node),
+        }
+        for name, node in network.simulation.ledger.nodes.items()
+    }
+    hub = nodes.pop(HUB_NAME)
+    return {"network": NETWORK, "directory": str(network.directory), "wallets": nodes, "hub": hub}
+
+
+def _read_pair(text: str, wanted: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isdecimal():
+        raise UsageError(f"{wanted} was expected, with a whole number, not {text!r}")
+    return name, int(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

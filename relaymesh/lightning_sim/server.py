@@ -1,0 +1,201 @@
+"""The simulated network on the event loop: one unix socket per node, one clock, one file."""
+
+import fcntl
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import anyio
+import anyio.abc
+
+from relaymesh.errors import UsageError
+from relaymesh.lightning_sim.answers import Result, RpcFailure, Waiting
+from relaymesh.lightning_sim.commands import answer, encode_reply
+from relaymesh.lightning_sim.framing import RequestReader
+from relaymesh.lightning_sim.plan import NetworkPlan
+from relaymesh.lightning_sim.simulation import Simulation
+from relaymesh.lightning_sim.store import Store
+from relaymesh.units import MILLISECONDS_PER_SECOND
+
+RPC_FILE_NAME: Final = "lightning-rpc"
+_STORE_FILE_NAME: Final = "network.sqlite3"
+_LOCK_FILE_NAME: Final = "lock"
+_LONGEST_SOCKET_PATH: Final = 103
+_REQUESTS_AT_ONCE: Final = 256
+_NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+
+
+class LightningNetwork:
+    """A running network; `start` makes one. Its methods are for tests that want something to go wrong."""
+
+    def __init__(self, directory: Path, simulation: Simulation, store: Store, tasks: anyio.abc.TaskGroup) -> None:
+        self.directory = directory
+        self.simulation = simulation
+        self._store = store
+        self._tasks = tasks
+        self._changed = anyio.Event()
+        self._serving: dict[str, anyio.CancelScope] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, directory: Path, plan: NetworkPlan) -> AsyncIterator[Self]:
+        """Run the network in `directory` until the block ends; what the folder holds from before goes on.
+
+        Raises:
+            UsageError: The plan or the folder cannot be used.
+            LedgerError: The folder's file cannot be used.
+        """
+        directory = _prepare(directory)
+        with _locked(directory / _LOCK_FILE_NAME), Store(directory / _STORE_FILE_NAME) as store:
+            simulation = Simulation(plan, store.load(), secrets.token_bytes)
+            async with anyio.create_task_group() as tasks:
+                network = cls(directory, simulation, store, tasks)
+                simulation.open(network._now_ms())
+                network._commit()
+                tasks.start_soon(network._keep_time)
+                for name in simulation.ledger.nodes:
+                    await network._open_socket(name)
+                try:
+                    yield network
+                finally:
+                    tasks.cancel_scope.cancel()
+                    for name in simulation.ledger.nodes:
+                        network.rpc_path(name).unlink(missing_ok=True)
+
+    def rpc_path(self, name: str) -> Path:
+        """The JSON-RPC socket of the wallet (or of `hub`)."""
+        return self.directory / name / RPC_FILE_NAME
+
+    def hold_payments(self, name: str, hold_ms: int | None = None) -> None:
+        """Hold each payment to this node that long from now on, or until `release_payments`."""
+        self.simulation.faults.hold_ms[name] = hold_ms
+
+    def release_payments(self, name: str) -> None:
+        """Hold no more, and let those that are held go on."""
+        self.simulation.release(name, self._now_ms())
+        self._commit()
+
+    def refuse_next(self, name: str, failure: str) -> None:
+        """Let this node answer the next payment that reaches it with a failure (`Faults.refuse_next`)."""
+        self.simulation.faults.refuse_next.setdefault(name, deque()).append(failure)
+
+    def kill_node(self, name: str) -> None:
+        """As `kill -9`: connections break, the socket's file stays, payments stop where they are."""
+        self.simulation.take_down(name)
+        self._serving.pop(name).cancel()
+        self._commit()
+
+    async def restart_node(self, name: str) -> None:
+        """Bring a killed node back: it answers again, and payments go on."""
+        await self._open_socket(name)
+        self.simulation.bring_up(name, self._now_ms())
+        self._commit()
+
+    async def _open_socket(self, name: str) -> None:
+        path = self.rpc_path(name)
+        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+            raise UsageError(
+                f"a socket's path can have {_LONGEST_SOCKET_PATH} bytes, {path} has more: use a shorter one"
+            )
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        listener = await anyio.create_unix_listener(path, mode=0o600)
+        self._serving[name] = anyio.CancelScope()
+        self._tasks.start_soon(self._serve, name, listener, self._serving[name])
+
+    async def _serve(self, name: str, listener: anyio.abc.SocketListener, scope: anyio.CancelScope) -> None:
+        with scope:
+            async with listener:
+                await listener.serve(lambda stream: self._converse(name, stream))
+
+    async def _converse(self, name: str, stream: anyio.abc.SocketStream) -> None:
+        """One connection: each request in a task of its own, since some wait."""
+        reader, writing = RequestReader(), anyio.Lock()
+        slots = anyio.Semaphore(_REQUESTS_AT_ONCE)
+        async with stream, anyio.create_task_group() as tasks:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                async for data in stream:
+                    try:
+                        requests = reader.feed(data)
+                    except RpcFailure as failure:
+                        await stream.send(encode_reply(None, failure))
+                        break
+                    for request in requests:
+                        await slots.acquire()
+                        tasks.start_soon(self._answer, name, request, stream, writing, slots)
+            tasks.cancel_scope.cancel()
+
+    async def _answer(
+        self,
+        name: str,
+        request: dict[str, Any],
+        stream: anyio.abc.SocketStream,
+        writing: anyio.Lock,
+        slots: anyio.Semaphore,
+    ) -> None:
+        """Answer one request; whatever it changed is in the file first."""
+        reply: Result | RpcFailure
+        try:
+            found = answer(self.simulation, name, request.get("method"), request.get("params"), self._now_ms())
+            self._commit()
+            reply = await self._wait(found) if isinstance(found, Waiting) else found
+        except RpcFailure as failure:
+            self._commit()
+            reply = failure
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async with writing:
+                await stream.send(encode_reply(request.get("id"), reply))
+        slots.release()
+
+    async def _wait(self, waiting: Waiting) -> Result:
+        """Until the answer is there; bounded by the client, who closes the connection, as with a real node."""
+        while True:
+            await self._wait_for_change(waiting.until_ms)
+            result = waiting.check(self._now_ms())
+            if result is not None:
+                return result
+
+    async def _wait_for_change(self, until_ms: int | None) -> None:
+        seconds = float("inf") if until_ms is None else (until_ms - self._now_ms()) / MILLISECONDS_PER_SECOND
+        with anyio.move_on_after(seconds):
+            await self._changed.wait()
+
+    async def _keep_time(self) -> None:
+        """Let what is due happen."""
+        while True:
+            await self._wait_for_change(self.simulation.deadline())
+            self.simulation.advance(self._now_ms())
+            self._commit()
+
+    def _commit(self) -> None:
+        """Write down what has changed, then let everybody look again who waits for something."""
+        changes = self.simulation.ledger.take_changes()
+        if changes:
+            self._store.save(changes)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    @staticmethod
+    def _now_ms() -> int:
+        return time.time_ns() // _NANOSECONDS_PER_MILLISECOND
+
+
+def _prepare(directory: Path) -> Path:
+    directory = directory.absolute()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One network per folder: the lock goes with the process, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"a simulated network runs in {path.parent} already: stop it, or name another") from error
+        yield
