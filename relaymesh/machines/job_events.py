@@ -93,7 +93,9 @@ class RunnerStopped:
 
 @dataclass(frozen=True, slots=True)
 class StartRunner:
-    """Effect: run the job."""
+    """Effect: run the job; the engine must stop after so many output tokens, whatever the body asks for."""
+
+    maximum_output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

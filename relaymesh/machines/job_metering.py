@@ -2,7 +2,9 @@
 
 from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.machines.seller_settlement import SellerSettlement
+from relaymesh.market.admission import admit_job
 from relaymesh.protocol.contract import Commitments, SessionContract
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.metering import (
     JobStatus,
     MeteredTranche,
@@ -10,7 +12,7 @@ from relaymesh.protocol.metering import (
     MeteringRecord,
     commit_to_payment,
 )
-from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import JobMessage
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Moment
 
@@ -36,6 +38,24 @@ class JobMeter:
         """The input in the row's unit: what the first tranche includes."""
         unit = self._contract.quote.row.unit
         return {"token": self._input_tokens, "byte": self._input_bytes}.get(unit, 0)
+
+    def grant(self) -> int | Refusal:
+        """How much output the job is granted, or why it is refused before anything is invoiced or run."""
+        contract, message, row = self._contract, self._message, self._contract.quote.row
+        if message.model != row.model or message.job_type not in row.job_types:
+            return refuse(RefusalCode.MODEL_NOT_OFFERED, "the session's quote is for another model or job type")
+        if message.quote_id != contract.quote_event.id:
+            return refuse(RefusalCode.OFFER_CHANGED, "the job names another quote than the session's")
+        if self.started_at_ms >= contract.quote.valid_until_ms:
+            return refuse(RefusalCode.EXPIRED, "the quote is no longer valid; ask for a new one")
+        if self.input_units > MAXIMUM_QUANTITY:
+            return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
+        return admit_job(
+            row,
+            input_units=self.input_units,
+            maximum_output_units=message.output_units,
+            maximum_msat=message.max_msat,
+        )
 
     def output_units_with(self, data: str, tokens: int) -> int:
         """Output in the row's unit, if this piece were delivered as well."""

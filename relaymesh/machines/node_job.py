@@ -39,7 +39,6 @@ from relaymesh.machines.settlement import (
     TrancheWanted,
     WatchInvoice,
 )
-from relaymesh.market.admission import admit_job
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import Event, Signer, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, SessionContract
@@ -158,7 +157,7 @@ class NodeJob:
         """Admit the job or refuse it, before anything is invoiced or run."""
         self._meter.started_at_ms = now.unix_ms
         row, message = self.contract.quote.row, self.message
-        granted = self._grant()
+        granted = self._meter.grant()
         if isinstance(granted, Refusal):
             self._move("refuse", _S.ENDED)
             self._effects += [self._error(granted), JobClosed(JobState.FAILED)]
@@ -233,24 +232,6 @@ class NodeJob:
 
     # ── admission and messages ────────────────────────────────────────────────────────────────────────────────────
 
-    def _grant(self) -> int | Refusal:
-        contract, message = self.contract, self.message
-        row = contract.quote.row
-        if message.model != row.model or message.job_type not in row.job_types:
-            return refuse(RefusalCode.MODEL_NOT_OFFERED, "the session's quote is for another model or job type")
-        if message.quote_id != contract.quote_event.id:
-            return refuse(RefusalCode.OFFER_CHANGED, "the job names another quote than the session's")
-        if self._meter.started_at_ms >= contract.quote.valid_until_ms:
-            return refuse(RefusalCode.EXPIRED, "the quote is no longer valid; ask for a new one")
-        if self._meter.input_units > MAXIMUM_QUANTITY:
-            return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
-        return admit_job(
-            row,
-            input_units=self._meter.input_units,
-            maximum_output_units=message.output_units,
-            maximum_msat=message.max_msat,
-        )
-
     def _receive_message(self, message: SessionMessage, now: Moment) -> None:
         match message:
             case CancelMessage():
@@ -315,7 +296,7 @@ class NodeJob:
     def _funded(self, now: Moment) -> None:
         if self.state is _S.FUNDING:
             self._move("funded", _S.RUNNING)
-            self._effects.append(StartRunner())
+            self._effects.append(StartRunner(self._output_tokens()))
         elif self.state is _S.RUNNING:
             self._deliver(now)
 
@@ -346,6 +327,11 @@ class NodeJob:
         if self.contract.quote.row.output_msat == 0:
             return MAXIMUM_QUANTITY  # output is free under this row: no tranche limits it
         return sum(record.units for record in self._settlement.records if record.state is TrancheState.PAID)
+
+    def _output_tokens(self) -> int:
+        row = self.contract.quote.row
+        granted = self._plan.output_units if row.unit == "token" else row.output_limit
+        return min(granted, row.output_limit)
 
     def _is_open(self, tranche: int) -> bool:
         assert self._settlement is not None
@@ -381,7 +367,7 @@ class NodeJob:
         self._metering = self._signer.sign(unsigned)
         stores = [effect for effect in self._settlement.effects() if isinstance(effect, Store)]
         released = tuple(record for effect in stores for record in effect.records)
-        state = JobState.DONE if self._failure is None else JobState.FAILED
+        state = self._final_state()
         evidence = EvidenceRecord("node", self.message.job_id, self._metering)
         self._effects += [
             Store((self._job_record(state, record.charged_msat), evidence, *released)),
@@ -395,7 +381,10 @@ class NodeJob:
         if any(self._is_open(record.tranche) for record in self._settlement.records):
             return
         self._move("close", _S.ENDED)
-        self._effects.append(JobClosed(JobState.DONE if self._failure is None else JobState.FAILED))
+        self._effects.append(JobClosed(self._final_state()))
+
+    def _final_state(self) -> JobState:
+        return JobState.DONE if self._failure is None else JobState.FAILED
 
     def _error(self, refusal: Refusal) -> Send:
         return Send(ErrorMessage(self.message.job_id, refusal, refusal.is_retryable))

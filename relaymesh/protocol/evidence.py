@@ -7,9 +7,10 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import Event, PublicKey, Tags, UnsignedEvent, VerifiedEvent, is_hex_32, parse_event
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.codec import TOPIC
-from relaymesh.protocol.content import encode_content
+from relaymesh.protocol.content import check_content, encode_content
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.receipt import Receipt
+from relaymesh.protocol.session_messages import JobId
 from relaymesh.units import Timestamp
 
 Verifier = Callable[[Event], VerifiedEvent]
@@ -73,6 +74,21 @@ def read_receipt(event: VerifiedEvent, verify: Verifier) -> SignedReceipt:
     if metering.event.public_key != node or event.tag_value("e") != metering.event.id:
         raise RemoteProtocolError("a receipt's p and e tags must name the record it embeds")
     return SignedReceipt(event, receipt, metering)
+
+
+def claimed_job(event: Event) -> JobId | None:
+    """The job that an unverified 8770, or the 8770 inside an unverified 8771, says it is about; None if unreadable.
+
+    Only to find the machine that waits for it and will check it.
+    """
+    try:
+        fields = check_content(event.content)
+        if event.kind == Kind.RECEIPT:
+            fields = check_content(parse_event(fields.get("metering")).content)
+    except RemoteProtocolError:
+        return None
+    job_id = fields.get("job")
+    return JobId(job_id) if isinstance(job_id, str) else None
 
 
 def _read_evidence(event: VerifiedEvent, kind: Kind) -> PublicKey:

@@ -1,0 +1,275 @@
+"""The client's open session and its running jobs, each a machine joined to session, wallet and ledger."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from relaymesh.errors import LedgerError, RemoteProtocolError
+from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput, ClientJobSettings
+from relaymesh.machines.job_events import (
+    CancelRequested,
+    Deliver,
+    InvoiceRead,
+    ReadInvoice,
+    Received,
+    Send,
+    SessionEnded,
+    SessionRestored,
+)
+from relaymesh.machines.job_outcome import JobEnded
+from relaymesh.machines.records import Store
+from relaymesh.machines.settlement import LookUpPayment, Pay, PaymentResolved
+from relaymesh.market.admission import admit_job
+from relaymesh.market.pricing import TranchePlan
+from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.ports.ledger import Ledger
+from relaymesh.ports.lightning import DecodedInvoice, Payer, PaymentRequest
+from relaymesh.protocol.commitments import derive_job_commitments
+from relaymesh.protocol.contract import JobOrder, SessionContract
+from relaymesh.protocol.key_schedule import SessionSecrets
+from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.session_messages import JobId, SessionMessage
+from relaymesh.roles.driver import Clock, Driver
+from relaymesh.roles.session_driver import SessionDriver, job_of
+from relaymesh.units import AmountMsat
+
+OUTPUTS_BUFFERED: Final = 1_024
+FAREWELL_SECONDS: Final = 1
+InvoiceReader = Callable[[str], Awaitable[DecodedInvoice]]
+"""Decodes a BOLT 11 invoice; raises RemoteProtocolError where it is not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentPolicy:
+    """What the client lets a payment cost and take.
+
+    Args:
+        base_fee_msat: Routing fees up to this are always fine.
+        fee_ppm: Beyond that, so many millionths of the amount.
+        deadline_ms: Then the outcome is unknown, and looked up.
+    """
+
+    base_fee_msat: int = 5_000
+    fee_ppm: int = 10_000
+    deadline_ms: int = 30_000
+
+    def maximum_fee(self, amount_msat: AmountMsat) -> AmountMsat:
+        """The most that routing this amount may cost."""
+        return AmountMsat(max(self.base_fee_msat, amount_msat * self.fee_ppm // 1_000_000))
+
+
+@dataclass(slots=True)
+class ClientTools:
+    """What every session of a client shares."""
+
+    wallet: Payer
+    ledger: Ledger
+    read_invoice: InvoiceReader
+    clock: Clock
+    job_settings: ClientJobSettings = field(default_factory=ClientJobSettings)
+    payment_policy: PaymentPolicy = field(default_factory=PaymentPolicy)
+    known_payment_hashes: set[str] = field(default_factory=set)
+
+
+class RunningJob:
+    """A job under way: `async with` it, iterate over its output, then ask for its outcome.
+
+    Leaving the block before the job has ended cancels it, and waits at most a second for the node's record.
+    """
+
+    def __init__(self, tools: ClientTools, machine: ClientJob, session: SessionDriver) -> None:
+        self.job_id = machine.job_id
+        self._tools, self._session = tools, session
+        self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._carry_out, tools.clock)
+        self._sender, self._receiver = anyio.create_memory_object_stream[str](OUTPUTS_BUFFERED)
+        self._outcome: JobEnded | None = None
+        self._ended = anyio.Event()
+        self.failure: LedgerError | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ended.is_set():
+            self.cancel()
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+                await self._ended.wait()
+        self._receiver.close()
+
+    async def outputs(self) -> AsyncIterator[str]:
+        """The output, piece by piece, as it arrives; ends when there is no more."""
+        async for data in self._receiver:
+            yield data
+
+    async def wait_outcome(self) -> JobEnded:
+        """How the job ended; waits for the machine, which has a deadline for everything.
+
+        Raises:
+            LedgerError: The ledger could not be written, so the job was stopped where it stood.
+        """
+        await self._ended.wait()
+        if self.failure is not None:
+            raise self.failure
+        assert self._outcome is not None
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Stop the job; what was delivered is still accounted for."""
+        self._receiver.close()
+        self._driver.tell(CancelRequested())
+
+    def tell(self, message: ClientJobInput) -> None:
+        """Hand the job something that happened in its session."""
+        self._driver.tell(message)
+
+    async def run(self) -> None:
+        """Drive the job to its end."""
+        try:
+            await self._driver.run()
+        except* LedgerError as failures:
+            error = failures.exceptions[0]
+            self.failure = error if isinstance(error, LedgerError) else LedgerError(str(error))
+        finally:
+            self._sender.close()
+            self._session.finish_job(self.job_id)
+            self._ended.set()
+
+    async def _carry_out(self, driver: Driver[ClientJobInput, ClientJobEffect], effect: ClientJobEffect) -> None:
+        match effect:
+            case Store(records):
+                await self._tools.ledger.write(records)
+            case Send(message):
+                self._session.send(message, job_id=self.job_id)
+            case Deliver(data):
+                await self._deliver(data)
+            case ReadInvoice(tranche, bolt11):
+                driver.start_soon(self._read_invoice, tranche, bolt11)
+            case Pay():
+                self._tools.known_payment_hashes.add(effect.payment_hash)
+                driver.start_soon(self._pay, effect)
+            case LookUpPayment(tranche, payment_hash):
+                driver.start_soon(self._look_up, tranche, payment_hash)
+            case JobEnded():
+                self._outcome = effect
+                driver.stop()
+
+    async def _deliver(self, data: str) -> None:
+        with suppress(anyio.BrokenResourceError):  # the buyer no longer listens: the job is being cancelled
+            await self._sender.send(data)
+
+    async def _read_invoice(self, tranche: int, bolt11: str) -> None:
+        try:
+            decoded: DecodedInvoice | None = await self._tools.read_invoice(bolt11)
+        except RemoteProtocolError:
+            decoded = None
+        self._driver.tell(InvoiceRead(tranche, decoded))
+
+    async def _pay(self, pay: Pay) -> None:
+        policy = self._tools.payment_policy
+        request = PaymentRequest(pay.bolt11, pay.payment_hash, policy.maximum_fee(pay.amount_msat), policy.deadline_ms)
+        self._driver.tell(PaymentResolved(pay.tranche, await self._tools.wallet.pay(request)))
+
+    async def _look_up(self, tranche: int, payment_hash: str) -> None:
+        self._driver.tell(PaymentResolved(tranche, await self._tools.wallet.lookup_payment(payment_hash)))
+
+
+class OpenSession:
+    """A session that is open, or on its way: runs any number of jobs, each in a task of its own.
+
+    Implements `relaymesh.roles.session_driver.SessionEvents`.
+    """
+
+    def __init__(self, contract: SessionContract, key: KeyPair, secrets: SessionSecrets, tools: ClientTools) -> None:
+        self.contract = contract
+        self._key, self._secrets, self._tools = key, secrets, tools
+        self._jobs: dict[JobId, RunningJob] = {}
+        self._driver: SessionDriver | None = None
+        self._tasks: TaskGroup | None = None
+        self.is_closed = False
+        self._close_reason = ""
+
+    async def run(self, driver: SessionDriver, *, task_status: TaskStatus[None]) -> None:
+        """Drive the session and its jobs until it is closed."""
+        self._driver = driver
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await driver.run()
+
+    def price(self, order: JobOrder) -> TranchePlan | Refusal:
+        """The tranches of this job, as the session's quote prices them; a refusal where it does not fit."""
+        row = self.contract.quote.row
+        input_units = len(order.body.encode()) if row.unit == "byte" else 0
+        granted = admit_job(
+            row,
+            input_units=input_units,
+            maximum_output_units=order.output_units,
+            maximum_msat=order.maximum_msat,
+        )
+        if isinstance(granted, Refusal):
+            return granted
+        return TranchePlan(row, input_units, granted, self.contract.term.tranche_units)
+
+    def start_job(self, order: JobOrder, plan: TranchePlan) -> RunningJob:
+        """Begin a job; the JOB leaves with the next frame."""
+        assert self._driver is not None and self._tasks is not None
+        job_id = order.job_id(self.contract.session_id)
+        machine = ClientJob(
+            self.contract,
+            order,
+            plan,
+            signer=self._key,
+            verify=verify,
+            commitments=derive_job_commitments(self._secrets, job_id),
+            known_payment_hashes=self._tools.known_payment_hashes,
+            settings=self._tools.job_settings,
+        )
+        job = RunningJob(self._tools, machine, self._driver)
+        self._jobs[job_id] = job
+        self._tasks.start_soon(self._run_job, job)
+        return job
+
+    async def aclose(self, reason: str = "the client is done") -> None:
+        """End the session with a goodbye."""
+        if self._driver is not None and not self.is_closed:
+            self._driver.end(reason)
+
+    async def _run_job(self, job: RunningJob) -> None:
+        try:
+            await job.run()
+        finally:
+            self._jobs.pop(job.job_id, None)
+
+    # ── SessionEvents ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def session_opened(self, reconnected: bool) -> None:
+        """Messages can be exchanged; after a reconnect every job says again what it needs."""
+        if reconnected:
+            for job in self._jobs.values():
+                job.tell(SessionRestored())
+
+    def session_interrupted(self) -> None:
+        """The connection is gone; another may come: the jobs' own deadlines keep running."""
+
+    def message_delivered(self, message: SessionMessage) -> None:
+        """Hand a message to its job; what names no job of ours is dropped."""
+        job_id = job_of(message)
+        job = self._jobs.get(job_id) if job_id is not None else None
+        if job is not None:
+            job.tell(Received(message))
+
+    def output_paused(self, job_id: JobId, paused: bool) -> None:
+        """Flow control is the node's affair."""
+
+    def session_closed(self, reason: str) -> None:
+        """The session is over: so are its jobs."""
+        self.is_closed, self._close_reason = True, reason
+        for job in self._jobs.values():
+            job.tell(SessionEnded(reason))

@@ -1,0 +1,264 @@
+"""The node: publishes its offers and heartbeat, answers the market, serves sessions (RM-01, RM-02).
+
+What it decides is decided by machines and by the market's functions; here they meet relays, listener, wallet, runner,
+ledger and clock.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from secrets import token_bytes
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from relaymesh.errors import RelayError, RemoteProtocolError, SessionError
+from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.node_session import NodeSession
+from relaymesh.machines.reception import (
+    AwaitSession,
+    PublishAnswer,
+    Reception,
+    ReceptionSettings,
+    RequestArrived,
+)
+from relaymesh.machines.session_interface import SessionSettings
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.relays import Delivered, Published, Relays
+from relaymesh.ports.sessions import Connection, Listener
+from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, read_offer
+from relaymesh.protocol.frames import parse_hello
+from relaymesh.protocol.key_schedule import derive_session_secrets
+from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
+from relaymesh.protocol.session_messages import SessionId
+from relaymesh.protocol.status import STATUS_LABEL, LabelLoad, Status
+from relaymesh.roles.node_jobs import NodeTools, ServedSession
+from relaymesh.roles.session_driver import SessionDriver
+from relaymesh.units import Timestamp
+
+HELLO_SECONDS: Final = 5
+HEARTBEATS_UNTIL_EXPIRY: Final = 3
+OFFER_RENEWED_AT: Final = 2
+"""An offer is published again when half of its validity is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What a node sells and how it behaves.
+
+    Args:
+        label: The offer's `d`.
+        rows: Prices; the model names are the runner's.
+        settlement: Terms, preferred first.
+        lightning_node_id: Who is paid: the wallet's own id.
+        relay_urls: Where the node says it listens.
+        heartbeat_seconds: Between statuses; 120 by default, since public relays limit what an address may publish.
+        offer_validity_seconds: How long an offer stands.
+        pow_bits: What requests must carry.
+    """
+
+    label: str
+    rows: tuple[PriceRow, ...]
+    settlement: tuple[SettlementTerm, ...]
+    lightning_node_id: str
+    relay_urls: tuple[str, ...]
+    region: str | None = None
+    heartbeat_seconds: int = 120
+    offer_validity_seconds: int = 3_600
+    pow_bits: int = 0
+    maximum_sessions: int = 1_024
+    eta_ms: int = 1_000
+    session: SessionSettings = field(default_factory=SessionSettings)
+
+
+class Node:
+    """Runs until cancelled; then it says that it is draining and ends its sessions.
+
+    Args:
+        settings: What it sells.
+        relays: Where it is heard.
+        listener: Where clients connect.
+        tools: Key, wallet, runner, ledger, clock.
+    """
+
+    def __init__(self, settings: NodeSettings, relays: Relays, listener: Listener, tools: NodeTools) -> None:
+        self._settings, self._relays, self._listener, self._tools = settings, relays, listener, tools
+        self._offers: dict[EventId, SignedOffer] = {}
+        self._sessions: dict[SessionId, ServedSession] = {}
+        self._ephemerals: dict[PublicKey, KeyPair] = {}
+        self._tasks: TaskGroup | None = None
+        self._reception: Reception | None = None
+
+    async def run(self, *, task_status: TaskStatus[SignedOffer]) -> None:
+        """Serve until cancelled; started with its offer, once at least one relay has it.
+
+        Raises:
+            RelayError: No relay took the offer.
+        """
+        async with self._listener.listen(self._accept) as endpoints:
+            self._reception = Reception(
+                ReceptionSettings(endpoints=endpoints, eta_ms=self._settings.eta_ms),
+                signer=self._tools.key,
+                verify=verify,
+                entropy=Entropy(token_bytes(32)),
+            )
+            self._reception.start(self._tools.clock())
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                await tasks.start(self._listen)
+                offer = await self._publish_offer()
+                await self._publish_status()
+                tasks.start_soon(self._keep_offer)
+                tasks.start_soon(self._beat)
+                task_status.started(offer)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    await self._say_goodbye()
+
+    # ── state: offers and heartbeat ───────────────────────────────────────────────────────────────────────────────
+
+    async def _publish_offer(self) -> SignedOffer:
+        settings, now = self._settings, self._tools.clock().timestamp
+        key = self._tools.key.public_key
+        offer = Offer(
+            seq=await self._tools.ledger.next_sequence(f"{key}/{int(Kind.OFFER)}/{settings.label}", now),
+            valid_until=Timestamp(now + settings.offer_validity_seconds),
+            ln_pubkey=settings.lightning_node_id,
+            pow_bits=settings.pow_bits,
+            relays=settings.relay_urls,
+            settlement=settings.settlement,
+            rows=settings.rows,
+            region=settings.region,
+        )
+        event = await self._publish_state(build_offer(offer, settings.label, key, Timestamp(max(now, offer.seq))))
+        signed = read_offer(event)
+        # The one before stays valid for requests that were made on it, until it expires by itself.
+        kept = {known.event.id: known for known in self._offers.values() if known.offer.valid_until > now}
+        self._offers = {**kept, signed.event.id: signed}
+        self._update_reception()
+        return signed
+
+    async def _publish_status(self, draining: bool = False) -> None:
+        settings, now = self._settings, self._tools.clock().timestamp
+        load = self._tools.load()
+        key = self._tools.key.public_key
+        status = Status(
+            seq=await self._tools.ledger.next_sequence(f"{key}/{int(Kind.STATUS)}/{STATUS_LABEL}", now),
+            state="draining" if draining else "up" if load.free else "busy",
+            labels={settings.label: LabelLoad(free=0 if draining else load.free, queue=load.queue)},
+        )
+        expires_at = Timestamp(now + HEARTBEATS_UNTIL_EXPIRY * settings.heartbeat_seconds)
+        await self._publish_state(build_status(status, key, Timestamp(max(now, status.seq)), expires_at))
+
+    async def _publish_state(self, unsigned: UnsignedEvent) -> VerifiedEvent:
+        """Publish to every relay; one success is enough to go on."""
+        event = self._tools.key.sign(unsigned)
+        answers: tuple[Published, ...] = await self._relays.publish(event)
+        if not any(answer.accepted for answer in answers):
+            said = "; ".join(f"{answer.relay_url}: {answer.message or 'no answer'}" for answer in answers)
+            raise RelayError(f"no relay took the node's {Kind(event.kind).name.lower()} ({said})", retryable=True)
+        return event
+
+    async def _keep_offer(self) -> None:
+        while True:
+            await anyio.sleep(self._settings.offer_validity_seconds / OFFER_RENEWED_AT)
+            await self._try(self._publish_offer)
+
+    async def _beat(self) -> None:
+        """A status at every interval, and as soon as the node becomes busy or free again."""
+        was_busy = self._tools.load().free == 0
+        while True:
+            with anyio.move_on_after(self._settings.heartbeat_seconds):
+                while (self._tools.load().free == 0) == was_busy:
+                    await self._tools.load_changed.wait()
+                    self._update_reception()
+            was_busy = self._tools.load().free == 0
+            await self._try(self._publish_status)
+
+    async def _try(self, publish: Callable[[], Awaitable[object]]) -> None:
+        # The next heartbeat tries again; until then the market sees the node expire, which is the truth.
+        with suppress(RelayError):
+            await publish()
+
+    async def _say_goodbye(self) -> None:
+        with anyio.move_on_after(1, shield=True):
+            for session in self._sessions.values():
+                if session.driver is not None:
+                    session.driver.end("the node is shutting down")
+            with suppress(RelayError):
+                await self._publish_status(draining=True)
+
+    # ── conversation ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
+        to_me = (("p", (self._tools.key.public_key,)),)
+        requests = Filter(kinds=(Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST), tags=to_me, limit=0)
+        async with self._relays.subscribe((requests,)) as deliveries:
+            task_status.started()
+            async for delivery in deliveries:
+                if isinstance(delivery, Delivered):
+                    self._receive(delivery)
+
+    def _receive(self, delivery: Delivered) -> None:
+        assert self._reception is not None and self._tasks is not None
+        event = delivery.event
+        ephemeral = KeyPair.generate()
+        session_id = SessionId(token_bytes(32).hex())
+        self._update_reception()
+        arrived = RequestArrived(event, delivery.relay_url, session_id, ephemeral.public_key)
+        self._reception.receive(arrived, self._tools.clock())
+        for effect in self._reception.effects():
+            match effect:
+                case AwaitSession():
+                    self._await_session(effect, ephemeral)
+                case PublishAnswer(answer, relay_urls):
+                    known = tuple(url for url in relay_urls if url in self._relays.urls)
+                    self._tasks.start_soon(self._relays.publish, answer, known)
+
+    def _update_reception(self) -> None:
+        load = self._tools.load()
+        if len(self._sessions) >= self._settings.maximum_sessions:
+            load = type(load)(free=0, queue=load.queue, draining=load.draining)
+        if self._reception is not None:
+            self._reception.update(self._offers, load)
+
+    # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _await_session(self, agreed: AwaitSession, ephemeral: KeyPair) -> None:
+        assert self._tasks is not None
+        contract = agreed.contract
+        try:
+            ephemeral_secret = ephemeral.shared_secret(agreed.client_ephemeral_key)
+            static_secret = self._tools.key.shared_secret(agreed.client_ephemeral_key)
+        except RemoteProtocolError:
+            return  # the client's key is no point on the curve: it could not connect anyway
+        secrets = derive_session_secrets(contract.request_id, contract.accept_id, ephemeral_secret, static_secret)
+        machine = NodeSession(contract.session_id, secrets, self._settings.session)
+        session = ServedSession(contract, secrets, self._tools, contract.quote.row.model)
+        session.driver = SessionDriver(machine, machine.receive, session, self._tools.clock)
+        self._sessions[contract.session_id] = session
+        self._tasks.start_soon(self._run_session, session)
+
+    async def _run_session(self, session: ServedSession) -> None:
+        try:
+            await session.run()
+        finally:
+            self._sessions.pop(session.contract.session_id, None)
+            self._update_reception()
+
+    async def _accept(self, connection: Connection) -> None:
+        """A connection says HELLO within five seconds, for a session that is expected, or is closed."""
+        try:
+            with suppress(RemoteProtocolError, SessionError, TimeoutError):  # whoever it was gets no answer
+                with anyio.fail_after(HELLO_SECONDS):
+                    hello = parse_hello(await connection.receive())
+                session = self._sessions.get(hello.session_id)
+                if session is not None and session.driver is not None:
+                    await session.driver.serve(connection, hello)
+        finally:
+            await connection.aclose()

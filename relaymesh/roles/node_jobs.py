@@ -1,0 +1,289 @@
+"""The node's sessions and their jobs, each a machine joined to session, wallet, runner and ledger."""
+
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from relaymesh.errors import LedgerError, LightningError, RunnerError, RunnerRefused
+from relaymesh.machines.job_events import (
+    JobClosed,
+    Received,
+    RunnerFinished,
+    RunnerProduced,
+    RunnerStopped,
+    Send,
+    SessionEnded,
+    SessionLost,
+    SessionRestored,
+    StartRunner,
+    StopRunner,
+)
+from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput, NodeJobSettings
+from relaymesh.machines.records import Store
+from relaymesh.machines.settlement import CreateInvoice, InvoiceIssued, InvoiceResolved, WatchInvoice
+from relaymesh.market.admission import NodeLoad, refuse_for_load
+from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import JobQuery, Ledger
+from relaymesh.ports.lightning import InvoiceIssuer, InvoiceRequest, InvoiceStatus
+from relaymesh.ports.runners import RunFinished, RunItem, Runner, RunOutput, RunRequest
+from relaymesh.protocol.commitments import derive_job_commitments
+from relaymesh.protocol.contract import SessionContract
+from relaymesh.protocol.key_schedule import SessionSecrets
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
+from relaymesh.protocol.session_messages import (
+    EndMessage,
+    ErrorMessage,
+    JobId,
+    JobMessage,
+    MeteringMessage,
+    SessionMessage,
+)
+from relaymesh.roles.driver import Clock, Driver
+from relaymesh.roles.session_driver import SessionDriver, job_of
+from relaymesh.units import MILLISECONDS_PER_SECOND
+
+
+@dataclass(slots=True)
+class NodeTools:
+    """What every session of a node shares, and how busy the node is."""
+
+    key: KeyPair
+    wallet: InvoiceIssuer
+    runner: Runner
+    ledger: Ledger
+    clock: Clock
+    maximum_jobs: int
+    job_settings: NodeJobSettings = field(default_factory=NodeJobSettings)
+    running_jobs: int = 0
+    is_draining: bool = False
+    load_changed: anyio.Event = field(default_factory=anyio.Event)
+
+    def load(self) -> NodeLoad:
+        """How many more jobs could start now."""
+        return NodeLoad(max(self.maximum_jobs - self.running_jobs, 0), 0, self.is_draining)
+
+    def note_load(self, change: int) -> None:
+        """A job came or went."""
+        self.running_jobs += change
+        self.load_changed.set()
+        self.load_changed = anyio.Event()
+
+
+class NodeJobRun:
+    """One job: drives its machine and the runner."""
+
+    def __init__(self, tools: NodeTools, machine: NodeJob, session: SessionDriver, model: str) -> None:
+        self._tools, self._machine, self._session, self._model = tools, machine, session, model
+        self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._carry_out, tools.clock)
+        self._runner_scope = anyio.CancelScope()
+        self._may_produce = anyio.Event()
+        self._is_paused = False
+
+    def tell(self, message: NodeJobInput) -> None:
+        """Hand the job something that happened."""
+        self._driver.tell(message)
+
+    def pause(self, paused: bool) -> None:
+        """The client's credit is used up, or there is some again."""
+        self._is_paused = paused
+        self._may_produce.set()
+
+    async def run(self) -> None:
+        """Drive the job to its end; a ledger that fails ends the job where it stands, unpaid for what follows."""
+        try:
+            await self._driver.run()
+        except* LedgerError:
+            refusal = refuse(RefusalCode.INTERNAL, "the node could not write its ledger")
+            self._session.send(ErrorMessage(self._machine.message.job_id, refusal, refusal.is_retryable))
+        finally:
+            self._session.finish_job(self._machine.message.job_id)
+
+    async def _carry_out(self, driver: Driver[NodeJobInput, NodeJobEffect], effect: NodeJobEffect) -> None:
+        self._may_produce.set()  # whatever happened may be what the runner waits for
+        match effect:
+            case Store(records):
+                await self._tools.ledger.write(records)
+            case Send(message):
+                self._session.send(message, job_id=self._machine.message.job_id)
+            case CreateInvoice():
+                driver.start_soon(self._create_invoice, effect)
+            case WatchInvoice(tranche, label):
+                driver.start_soon(self._watch_invoice, tranche, label)
+            case StartRunner(maximum_output_tokens):
+                driver.start_soon(self._run_model, maximum_output_tokens)
+            case StopRunner():
+                self._runner_scope.cancel()
+            case JobClosed():
+                driver.stop()
+
+    async def _create_invoice(self, wanted: CreateInvoice) -> None:
+        request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds)
+        try:
+            invoice = await self._tools.wallet.create_invoice(request)
+        except LightningError:
+            refusal = refuse(RefusalCode.INTERNAL, "the node's wallet does not answer; try another node")
+            self._driver.tell(RunnerStopped(refusal))
+            return
+        expires_at_ms = invoice.expires_at * MILLISECONDS_PER_SECOND
+        self._driver.tell(InvoiceIssued(wanted.tranche, invoice.bolt11, invoice.payment_hash, expires_at_ms))
+
+    async def _watch_invoice(self, tranche: int, label: str) -> None:
+        while True:
+            try:
+                state = await self._tools.wallet.wait_invoice(label)
+            except LightningError:
+                await anyio.sleep(1)  # the wallet is away: ask again until the job's own deadlines end the wait
+                continue
+            self._driver.tell(InvoiceResolved(tranche, state.status is InvoiceStatus.PAID))
+            return
+
+    async def _run_model(self, maximum_output_tokens: int) -> None:
+        message = self._machine.message
+        request = RunRequest(self._model, message.job_type, message.body, maximum_output_tokens)
+        with self._runner_scope:
+            try:
+                async with self._tools.runner.run(request) as items:
+                    async for item in items:
+                        self._take_item(item)
+                        while not self._may_go_on():
+                            await self._may_produce.wait()
+                            self._may_produce = anyio.Event()
+            except RunnerRefused as error:
+                self._driver.tell(RunnerStopped(refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))))
+            except RunnerError as error:
+                self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, str(error))))
+
+    def _take_item(self, item: RunItem) -> None:
+        match item:
+            case RunOutput(data):
+                self._driver.tell(RunnerProduced(data))
+            case RunFinished(input_tokens, output_tokens, finish_reason):
+                self._driver.tell(RunnerFinished(input_tokens, output_tokens, finish_reason))
+
+    def _may_go_on(self) -> bool:
+        return self._machine.is_hungry and not self._is_paused
+
+
+class ServedSession:
+    """One session of a node (`relaymesh.roles.session_driver.SessionEvents`)."""
+
+    def __init__(self, contract: SessionContract, secrets: SessionSecrets, tools: NodeTools, model: str) -> None:
+        self.contract = contract
+        self._secrets, self._tools, self._model = secrets, tools, model
+        self._jobs: dict[JobId, NodeJobRun] = {}
+        self._starting: dict[JobId, list[SessionMessage]] = {}
+        self._tasks: TaskGroup | None = None
+        self.driver: SessionDriver | None = None
+
+    async def run(self) -> None:
+        """Drive the session and its jobs until it is closed."""
+        assert self.driver is not None
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            await self.driver.run()
+
+    def session_opened(self, reconnected: bool) -> None:
+        """Messages can be exchanged."""
+        if reconnected:
+            for job in self._jobs.values():
+                job.tell(SessionRestored())
+
+    def session_interrupted(self) -> None:
+        """The connection is gone; jobs give the client some time to come back."""
+        for job in self._jobs.values():
+            job.tell(SessionLost())
+
+    def session_closed(self, reason: str) -> None:
+        """The session is over: so are its jobs."""
+        for job in self._jobs.values():
+            job.tell(SessionEnded(reason))
+
+    def output_paused(self, job_id: JobId, paused: bool) -> None:
+        """The client's credit for a job is used up, or there is some again."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.pause(paused)
+
+    def message_delivered(self, message: SessionMessage) -> None:
+        """Hand a message to its job; a JOB begins one."""
+        job_id = job_of(message)
+        if job_id is None or self._tasks is None:
+            return
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.tell(Received(message))
+        elif job_id in self._starting:
+            self._starting[job_id].append(message)
+        elif isinstance(message, JobMessage):
+            self._begin(message)
+
+    def _begin(self, message: JobMessage) -> None:
+        assert self._tasks is not None
+        refusal = refuse_for_load(self._tools.load())
+        if refusal is not None:
+            self._refuse(message.job_id, refusal)
+            return
+        self._tools.note_load(+1)
+        self._starting[message.job_id] = []
+        self._tasks.start_soon(self._run_job, message)
+
+    async def _run_job(self, message: JobMessage) -> None:
+        try:
+            machine = await self._prepare(message)
+            if machine is None:
+                return
+            assert self.driver is not None
+            job = NodeJobRun(self._tools, machine, self.driver, self._model)
+            self._jobs[message.job_id] = job
+            for early in self._starting.pop(message.job_id):
+                job.tell(Received(early))
+            await job.run()
+        finally:
+            self._starting.pop(message.job_id, None)
+            self._jobs.pop(message.job_id, None)
+            self._tools.note_load(-1)
+
+    async def _prepare(self, message: JobMessage) -> NodeJob | None:
+        """A machine for this job; None when it is refused, or was done before and its record is sent again."""
+        if await self._tools.ledger.find_jobs(JobQuery(side="node", job_id=message.job_id, limit=1)):
+            await self._resend_record(message.job_id)
+            return None
+        tokens = await self._count_input(message)
+        if isinstance(tokens, Refusal):
+            self._refuse(message.job_id, tokens)
+            return None
+        return NodeJob(
+            self.contract,
+            message,
+            input_tokens=tokens,
+            signer=self._tools.key,
+            verify=verify,
+            commitments=derive_job_commitments(self._secrets, message.job_id),
+            settings=self._tools.job_settings,
+        )
+
+    async def _resend_record(self, job_id: JobId) -> None:
+        assert self.driver is not None
+        for evidence in await self._tools.ledger.find_evidence(job_id):
+            if evidence.event.kind == Kind.METERING and evidence.side == "node":
+                self.driver.send(EndMessage(job_id), MeteringMessage(evidence.event), job_id=job_id)
+                return
+        self._refuse(job_id, refuse(RefusalCode.REPLAYED, "this job was begun before and cannot begin again"))
+
+    async def _count_input(self, message: JobMessage) -> int | Refusal:
+        request = RunRequest(self._model, message.job_type, message.body, self.contract.quote.row.output_limit)
+        try:
+            tokens = await self._tools.runner.count_input_tokens(request)
+        except RunnerRefused as error:
+            return refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))
+        except RunnerError as error:
+            return refuse(RefusalCode.RUNNER_UNAVAILABLE, str(error))
+        if tokens is None and self.contract.quote.row.unit == "token":
+            return refuse(RefusalCode.INTERNAL, "the node prices by the token but cannot count them")
+        return tokens or 0
+
+    def _refuse(self, job_id: JobId, refusal: Refusal) -> None:
+        assert self.driver is not None
+        self.driver.send(ErrorMessage(job_id, refusal, refusal.is_retryable))
