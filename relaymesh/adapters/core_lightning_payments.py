@@ -12,7 +12,6 @@ RM-03, "Wallets". What a real node does (v26.06.6) and what follows from it:
 - A node pays its own invoice without moving any money: refused here.
 """
 
-import time
 from collections import Counter
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from relaymesh.ports.lightning import (
     PaymentSucceeded,
     PaymentUnknown,
 )
+from relaymesh.units import MAXIMUM_INTEGER
 
 NOT_SENT: Final = -1
 """The code of a payment that never left this process."""
@@ -182,7 +182,7 @@ class CoreLightningPayer:
         if outcome.code != _NO_ROUTE or _REMEMBERED not in outcome.reason:
             return False
         try:
-            cutoff = int(time.time()) + 1  # what was remembered in this very second is to go too
+            cutoff = MAXIMUM_INTEGER  # whenever it was: the node's clock is not ours to guess
             await self._rpc.call("askrene-age", {"layer": "xpay", "cutoff": cutoff}, self._calls, _LOOK_SECONDS)
         except LightningError:
             return False

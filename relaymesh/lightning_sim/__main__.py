@@ -4,7 +4,9 @@ import argparse
 import json
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -13,6 +15,8 @@ from relaymesh.lightning_sim.plan import HUB_NAME, NetworkPlan, WalletPlan
 from relaymesh.lightning_sim.records import NETWORK
 from relaymesh.lightning_sim.server import LightningNetwork
 from relaymesh.units import MILLISECONDS_PER_SECOND
+
+NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
 
 def main() -> int:
@@ -52,10 +56,15 @@ def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan]:
 async def serve(directory: Path, plan: NetworkPlan) -> None:
     """Run the network until a signal asks for its end."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with LightningNetwork.start(directory, plan) as network:
+        async with LightningNetwork.start(directory, plan, system_clock_ms) as network:
             print(json.dumps(describe(network)), flush=True)
             async for _ in signals:
                 break
+
+
+def system_clock_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // NANOSECONDS_PER_MILLISECOND
 
 
 def describe(network: LightningNetwork) -> dict[str, object]:

@@ -3,9 +3,8 @@
 import fcntl
 import os
 import secrets
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,24 +26,36 @@ _STORE_FILE_NAME: Final = "network.sqlite3"
 _LOCK_FILE_NAME: Final = "lock"
 _LONGEST_SOCKET_PATH: Final = 103
 _REQUESTS_AT_ONCE: Final = 256
-_NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
 
 class LightningNetwork:
     """A running network; `start` makes one. Its methods are for tests that want something to go wrong."""
 
-    def __init__(self, directory: Path, simulation: Simulation, store: Store, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        simulation: Simulation,
+        store: Store,
+        tasks: anyio.abc.TaskGroup,
+        clock_ms: Callable[[], int],
+    ) -> None:
         self.directory = directory
         self.simulation = simulation
         self._store = store
         self._tasks = tasks
+        self._now_ms = clock_ms
         self._changed = anyio.Event()
         self._serving: dict[str, anyio.CancelScope] = {}
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, directory: Path, plan: NetworkPlan) -> AsyncIterator[Self]:
+    async def start(cls, directory: Path, plan: NetworkPlan, clock_ms: Callable[[], int]) -> AsyncIterator[Self]:
         """Run the network in `directory` until the block ends; what the folder holds from before goes on.
+
+        Args:
+            directory: Made where there is none, for its owner alone; one network at a time uses it.
+            plan: What the network is to look like.
+            clock_ms: The time, in Unix milliseconds.
 
         Raises:
             UsageError: The plan or the folder cannot be used.
@@ -54,7 +65,7 @@ class LightningNetwork:
         with _locked(directory / _LOCK_FILE_NAME), Store(directory / _STORE_FILE_NAME) as store:
             simulation = Simulation(plan, store.load(), secrets.token_bytes)
             async with anyio.create_task_group() as tasks:
-                network = cls(directory, simulation, store, tasks)
+                network = cls(directory, simulation, store, tasks, clock_ms)
                 simulation.open(network._now_ms())
                 network._commit()
                 tasks.start_soon(network._keep_time)
@@ -178,10 +189,6 @@ class LightningNetwork:
             self._store.save(changes)
         self._changed.set()
         self._changed = anyio.Event()
-
-    @staticmethod
-    def _now_ms() -> int:
-        return time.time_ns() // _NANOSECONDS_PER_MILLISECOND
 
 
 def _prepare(directory: Path) -> Path:
