@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ def test_a_python_named_by_the_caller_comes_before_all_others(checkout: Path) ->
     _put(checkout, "python3.12", FITTING)
     _put(checkout, "my-python", FITTING)
     assert "my-python that fits" in _make(checkout, "demo", "PYTHON=my-python").stdout
+
+
+@pytest.mark.parametrize(
+    ("circumstance", "fits"),
+    [
+        ("sys.version_info = (3, 11, 0)", True),
+        ("sys.version_info = (3, 12, 9)", True),
+        ("sys.version_info = (3, 10, 14)", False),
+        ("sys.version_info = (3, 13, 0)", False),
+        ("sys.modules['ensurepip'] = None", False),
+        ("sys.modules['venv'] = None", False),
+    ],
+)
+def test_a_python_proves_its_version_and_its_venv_module(circumstance: str, fits: bool) -> None:
+    question = re.search(r"^FITS := (.+)$", (tree.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert question is not None
+    program = f"import sys; {circumstance}\n{question[1]}"
+    assert (subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0) == fits
 
 
 def test_when_no_python_fits_one_sentence_says_what_to_install(checkout: Path) -> None:
