@@ -33,6 +33,7 @@ BUNDLED_MODEL_FILE: Final = "relaymesh-tiny.gguf"
 BUNDLED_SENTENCES_FILE: Final = "embedding-sentences.txt"
 JOB_TYPES: Final = ("chat", "completion", "embedding")
 
+DEATH_GRACE_SECONDS: Final = 0.3
 STOP_GRACE_SECONDS: Final = 0.5
 STOP_DEADLINE_SECONDS: Final = 1.5
 MAXIMUM_SOCKET_PATH: Final = 100
@@ -80,6 +81,7 @@ class EmbeddedRunner:
         self._server = OpenAiRunner("http://embedded", job_types=JOB_TYPES, socket_path=str(self._socket_path))
         self._process: anyio.abc.Process | None = None
         self._starting = anyio.Lock()
+        self._is_doubtful = False
         self._engine_name = "llama.cpp"
         self._weights_sha256: str | None = None
 
@@ -133,12 +135,21 @@ class EmbeddedRunner:
         if request.model != self._settings.model_name:
             raise RunnerError(f"this engine runs {self._settings.model_name!r}; {request.model!r} was asked for")
         await self._ensure_running()
-        async with self._server.run(request) as items:
-            async for item in items:
-                yield item
+        try:
+            async with self._server.run(request) as items:
+                async for item in items:
+                    yield item
+        except RunnerError as error:
+            self._is_doubtful = error.retryable
+            raise
 
     async def _ensure_running(self) -> None:
         async with self._starting:
+            if self._is_doubtful and self._process is not None:
+                # A dying process closes its connections a moment before the kernel calls it dead.
+                with anyio.move_on_after(DEATH_GRACE_SECONDS):
+                    await self._process.wait()
+                self._is_doubtful = False
             if self._process is None or not _is_alive(self._process):
                 await self._stop()
                 try:
