@@ -1,0 +1,64 @@
+"""The port's rules, on every wallet there is: in memory, on the simulated network, and on real Lightning nodes.
+
+The real ones are used where `LIGHTNING_RPC_PAYER` and `LIGHTNING_RPC_PAYEE` name their JSON-RPC sockets. Between them
+has to be a channel, or a way over others, with some millions of msat on the payer's side.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relaymesh.adapters.core_lightning import CoreLightningWallet
+from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
+from relaymesh.ports.lightning import DecodedInvoice
+from relaymesh.ports.memory_lightning import MemoryLightning, decode_memory_invoice
+from tests.conformance.lightning.rules import RULES, Rule, WalletsUnderTest
+
+pytestmark = pytest.mark.anyio
+
+PAYER, PAYEE = "LIGHTNING_RPC_PAYER", "LIGHTNING_RPC_PAYEE"
+BALANCE_MSAT = 50_000_000
+
+
+def _kinds() -> list[str]:
+    named = [name for name in (PAYER, PAYEE) if os.environ.get(name)]
+    if len(named) == 1:
+        pytest.fail(
+            f"real Lightning nodes are tested in pairs: set both {PAYER} and {PAYEE}, not only {named[0]}", False
+        )
+    return ["memory", "simulated", *(["real"] if named else [])]
+
+
+@pytest.fixture(params=_kinds())
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WalletsUnderTest]:
+    if request.param == "memory":
+        lightning = MemoryLightning()
+        yield WalletsUnderTest(lightning.wallet("payer", BALANCE_MSAT), lightning.wallet("payee"), _decode_memory)
+    elif request.param == "simulated":
+        plan = NetworkPlan((WalletPlan("payer", BALANCE_MSAT), WalletPlan("payee", 0)), payment_latency_ms=10)
+        async with LightningNetwork.start(tmp_path, plan, lambda: time.time_ns() // 1_000_000) as network:
+            payer, payee = (CoreLightningWallet(network.rpc_path(name)) for name in ("payer", "payee"))
+            yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+    else:
+        payer, payee = (CoreLightningWallet(os.environ[name]) for name in (PAYER, PAYEE))
+        yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+
+
+async def _decode_memory(text: str) -> DecodedInvoice:
+    return decode_memory_invoice(text)
+
+
+def test_one_real_node_alone_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PAYER, raising=False)
+    monkeypatch.setenv(PAYEE, "/somewhere/lightning-rpc")
+    with pytest.raises(pytest.fail.Exception, match="set both LIGHTNING_RPC_PAYER and LIGHTNING_RPC_PAYEE"):
+        _kinds()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+async def test_it_keeps_to_the_port(rule: Rule, subject: WalletsUnderTest) -> None:
+    await rule(subject)
