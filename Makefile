@@ -125,10 +125,12 @@ format: $(STAMP) ## Lay the code out and mend what ruff can mend
 docs: $(STAMP) ## Write the generated parts of docs/ anew
 	@$(BIN)/python -m tests.house.generate
 
-lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml
-	@$(BIN)/uv pip compile pyproject.toml --group development --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade --quiet \
-	  --output-file requirements.lock
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade --quiet
+
+lock: $(STAMP) ## Resolve both locks anew from pyproject.toml
+	@$(COMPILE) --group development --output-file requirements.lock
+	@$(COMPILE:pyproject.toml=) --group real --constraint requirements.lock --output-file requirements-real.lock
 
 clean: ## Remove everything that was built here
 	@rm -rf $(VENV) $(VENV_REAL) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -28,13 +28,14 @@ def _project() -> dict[str, list[Requirement]]:
     return {
         "run time": [Requirement(text) for text in project["project"]["dependencies"]],
         "development": [Requirement(text) for text in project["dependency-groups"]["development"]],
+        "real": [Requirement(text) for text in project["dependency-groups"]["real"]],
     }
 
 
 @cache
-def _locked() -> list[tuple[Requirement, int]]:
-    """Each requirement of the lock with the number of its hashes."""
-    text = (tree.ROOT / "requirements.lock").read_text(encoding="utf-8")
+def _locked(name: str = "requirements.lock") -> list[tuple[Requirement, int]]:
+    """Each requirement of a lock with the number of its hashes."""
+    text = (tree.ROOT / name).read_text(encoding="utf-8")
     blocks = re.split(r"^(?=[a-z0-9])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
     return [
         (Requirement(block.split("\\")[0].split(" --hash")[0].strip()), block.count("--hash=sha256:"))
@@ -49,16 +50,20 @@ def _explained(heading: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("group", "heading"), [("run time", "At run time"), ("development", "For development")])
+@pytest.mark.parametrize(
+    ("group", "heading"),
+    [("run time", "At run time"), ("development", "For development"), ("real", "Against other people's programs")],
+)
 def test_every_dependency_is_explained(group: str, heading: str) -> None:
     assert sorted(_explained(heading)) == sorted(requirement.name for requirement in _project()[group])
 
 
-def test_everything_in_the_lock_is_pinned_by_hash_and_by_nothing_else() -> None:
-    assert len(_locked()) > 50
-    loose = [str(requirement) for requirement, hashes in _locked() if not hashes or requirement.url]
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-real.lock"])
+def test_everything_in_a_lock_is_pinned_by_hash_and_by_nothing_else(lock: str) -> None:
+    assert _locked(lock)
+    loose = [str(requirement) for requirement, hashes in _locked(lock) if not hashes or requirement.url]
     assert not loose
-    assert all([specifier.operator for specifier in requirement.specifier] == ["=="] for requirement, _ in _locked())
+    assert all([specifier.operator for specifier in locked.specifier] == ["=="] for locked, _ in _locked(lock))
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -70,10 +75,10 @@ def test_the_lock_gives_every_platform_one_fitting_version(python: str, platform
     def applies(requirement: Requirement) -> bool:
         return requirement.marker is None or requirement.marker.evaluate(environment)
 
-    for requirement in (*_project()["run time"], *_project()["development"]):
+    for requirement in (*_project()["run time"], *_project()["development"], *_project()["real"]):
         versions = [
             next(iter(locked.specifier)).version
-            for locked, _ in _locked()
+            for locked, _ in (*_locked(), *_locked("requirements-real.lock"))
             if canonicalize_name(locked.name) == canonicalize_name(requirement.name) and applies(locked)
         ]
         assert len(versions) == applies(requirement), f"{requirement}: {versions}: run `make lock`"
