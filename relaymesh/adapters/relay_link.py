@@ -12,7 +12,6 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from websockets.uri import WebSocketURI
 
-from relaymesh.adapters.relay_subscription import RelayCounters, RelaySubscription
 from relaymesh.adapters.websocket_connection import WebSocketConnection, connect_websocket
 from relaymesh.errors import RemoteProtocolError, SessionError
 from relaymesh.machines.relay_connection import MAXIMUM_ENTROPY, RelayConnection
@@ -38,6 +37,7 @@ from relaymesh.machines.relay_connection_interface import (
 )
 from relaymesh.nostr.event import Event, EventId, VerifiedEvent
 from relaymesh.nostr.keys import verify
+from relaymesh.ports.relay_subscription import RelayCounters, RelaySubscription
 from relaymesh.ports.relays import Delivered, Published, StoredEventsEnd
 from relaymesh.units import Instant, Moment
 
@@ -271,13 +271,13 @@ class RelayLink:
 
     async def _read(self, connection: WebSocketConnection) -> None:
         while True:
-            frame: bytes | str | None = await connection.receive()
-            for _ in range(BATCH):
+            frames = [await connection.receive()]
+            while len(frames) < BATCH and (frame := connection.receive_nowait()) is not None:
+                frames.append(frame)
+            now = _now()
+            for frame in frames:
                 if isinstance(frame, str):
-                    self._machine.receive(TextReceived(frame), _now())
-                frame = connection.receive_nowait()
-                if frame is None:
-                    break
+                    self._machine.receive(TextReceived(frame), now)
             self._perform()
             await self._deliver()
 

@@ -13,11 +13,11 @@ from websockets.uri import WebSocketURI
 
 from relaymesh.adapters.addresses import parse_endpoint, resolve_endpoint
 from relaymesh.adapters.relay_link import Authenticator, RelayLink
-from relaymesh.adapters.relay_subscription import MAXIMUM_UNREAD, RelayCounters, RelaySubscription
 from relaymesh.errors import LocalProtocolError, SessionError, UsageError
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.relay_urls import normalise_relay_url
+from relaymesh.ports.relay_subscription import MAXIMUM_UNREAD, RelayCounters, RelaySubscription
 from relaymesh.ports.relays import Delivery, Published
 
 MAXIMUM_GUESTS: Final = 16

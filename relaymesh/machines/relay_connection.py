@@ -52,6 +52,8 @@ from relaymesh.nostr.messages import (
 from relaymesh.units import Instant, Moment
 
 MAXIMUM_ENTROPY: Final = 2**32 - 1
+FAILURES_OUT_OF_REACH: Final = 2
+"""After so many failures in a row nobody waits for a relay any more, until it is connected again."""
 
 RELAY_CONNECTION_TABLE: Final = TransitionTable(
     RelayConnectionState.CONNECTING,
@@ -257,8 +259,9 @@ class RelayConnection:
             self._answer_if_hopeless(event.id, unanswered)
 
     def _answer_if_hopeless(self, event_id: EventId, unanswered: _Unanswered) -> None:
-        """Nobody waits for a relay whose next connection comes after the answer's deadline."""
-        if self._retry_at is not None and self._retry_at >= unanswered.until:
+        """Nobody waits for a relay that failed again and again, or whose next try comes after the answer's deadline."""
+        is_too_late = self._retry_at is not None and self._retry_at >= unanswered.until
+        if is_too_late or self._failures >= FAILURES_OUT_OF_REACH:
             self._answer(event_id, False, "error: the relay cannot be reached")
 
     def _answer(self, event_id: EventId, accepted: bool, message: str) -> None:
