@@ -1,0 +1,75 @@
+"""`relaymesh node serve`: sell inference with the model server that is already here."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
+from relaymesh.cli.running import run
+
+node_commands = typer.Typer(no_args_is_help=True, help="Sell inference.")
+
+
+@node_commands.callback()
+def _node() -> None:
+    """Sell inference."""
+
+
+@node_commands.command("serve")
+def serve(
+    config: ConfigOption = None,
+    relay: RelayOption = None,
+    runner: Annotated[str | None, typer.Option(help="auto, openai or embedded.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The model server's OpenAI-compatible API, for --runner openai.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The address on which clients connect.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port on which clients connect; 0 takes a free one.")] = None,
+    label: Annotated[str | None, typer.Option(help="The offer's name.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish offers and serve jobs until Ctrl-C.
+
+    Without options it looks for Ollama, llama.cpp, vLLM and LM Studio on this machine, and says what it found.
+    """
+    flags: dict[str, dict[str, Any]] = {
+        "network": {"relays": relay or None},
+        "node": {"runner": runner, "runner_url": url, "host": host, "port": port, "label": label},
+    }
+    run(lambda: _serve(config, flags, as_json))
+
+
+async def _serve(config: Path | None, flags: dict[str, dict[str, Any]], as_json: bool) -> None:
+    import anyio
+
+    from relaymesh.cli.settings_source import load_settings
+    from relaymesh.cli.wiring import ServingNode, open_node
+    from relaymesh.nostr.identifiers import encode_public_key
+
+    settings = load_settings(config, flags)
+
+    def announce(node: ServingNode) -> None:
+        offer = node.offer.offer
+        facts = {
+            "node": encode_public_key(node.key.public_key),
+            "offer": node.offer.address,
+            "offer_id": node.offer.event.id,
+            "lightning_node_id": offer.ln_pubkey,
+            "runner": node.runner.description,
+            "models": list(offer.models),
+            "relays": list(settings.network.relays),
+        }
+        if as_json:
+            print(json.dumps(facts), flush=True)
+            return
+        print(f"Found {facts['runner']} with {', '.join(offer.models)}.")
+        for row in offer.rows:
+            price = f"{row.input_msat} msat in, {row.output_msat} msat out per {row.per} {row.unit}s"
+            print(f"Offering {row.model} for {', '.join(row.job_types)}: {price}, at least {row.minimum_msat} msat.")
+        print(f"Serving as {facts['node']} on {', '.join(settings.network.relays)}; Ctrl-C ends it.", flush=True)
+
+    async with open_node(settings) as node:
+        announce(node)
+        await anyio.sleep_forever()

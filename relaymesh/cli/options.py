@@ -1,0 +1,12 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; config.toml in the data folder otherwise.")
+]
+RelayOption = Annotated[list[str] | None, typer.Option("--relay", help="A relay's URL; may be given several times.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -1,0 +1,167 @@
+"""Settings into running roles: here adapters are chosen and joined, and only here."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relaymesh.adapters.core_lightning import CoreLightningWallet
+from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
+from relaymesh.adapters.embedded_runner import EmbeddedRunner
+from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.key_files import load_or_create_key
+from relaymesh.adapters.openai_runner import OpenAiRunner
+from relaymesh.adapters.paced_runner import PacedRunner
+from relaymesh.adapters.runner_discovery import find_servers
+from relaymesh.adapters.sql_ledger import SqlLedger
+from relaymesh.adapters.websocket_relays import WebSocketRelays
+from relaymesh.cli.clock import system_clock
+from relaymesh.cli.settings_source import data_directory
+from relaymesh.errors import UsageError
+from relaymesh.nostr.keys import KeyPair
+from relaymesh.ports.runners import Runner, RunnerModel
+from relaymesh.protocol.codec import SignedOffer
+from relaymesh.roles.client import Client, ClientSettings
+from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
+from relaymesh.roles.node import Node, NodeSettings
+from relaymesh.roles.node_jobs import NodeTools
+from relaymesh.roles.offering import price_rows, settlement_terms
+from relaymesh.settings import Settings, Wallet
+from relaymesh.units import MILLISECONDS_PER_SECOND
+
+SECONDS_PER_HOUR = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRunner:
+    """The runner in use, what it is called, and what it serves."""
+
+    runner: Runner
+    description: str
+    models: tuple[RunnerModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingNode:
+    """A node that is up: its key, its offer, where it listens and what it runs."""
+
+    key: KeyPair
+    offer: SignedOffer
+    runner: FoundRunner
+
+
+def open_wallet(wallet: Wallet) -> CoreLightningWallet:
+    """The wallet that the settings name.
+
+    Raises:
+        UsageError: None is named; the sentence says how to get one.
+    """
+    if not wallet.lightning_rpc:
+        raise UsageError(
+            "no wallet is connected: `relaymesh lightning serve` starts one to try things with, "
+            "`relaymesh wallet connect PATH` connects Core Lightning by its lightning-rpc socket"
+        )
+    return CoreLightningWallet(Path(wallet.lightning_rpc).expanduser())
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[Client]:
+    """A client with its relays, wallet and ledger, while the block lasts."""
+    directory = data_directory(settings)
+    key = load_or_create_key(directory / "client.key")
+    wallet = settings.wallet
+    policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(SqlLedger.open(directory / "client.sqlite3", key=key.reveal_secret()))
+        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
+        tools = ClientTools(
+            wallet=open_wallet(wallet),
+            ledger=ledger,
+            read_invoice=decode_invoice_in_thread,
+            clock=system_clock,
+            payment_policy=policy,
+        )
+        chosen = ClientSettings(
+            candidates=settings.client.candidates, discovery_seconds=settings.client.discovery_seconds
+        )
+        dialer = WebSocketDialer(allow_private=settings.network.allow_private)
+        yield await stack.enter_async_context(Client(relays, dialer, tools, chosen))
+
+
+@asynccontextmanager
+async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
+    """A node that serves while the block lasts."""
+    import anyio
+
+    directory = data_directory(settings)
+    key = load_or_create_key(directory / "node.key")
+    wallet = open_wallet(settings.wallet)
+    node = settings.node
+    async with AsyncExitStack() as stack:
+        runner = await stack.enter_async_context(open_runner(settings))
+        rows = price_rows(runner.models, node)
+        lightning = await wallet.info()
+        ledger = await stack.enter_async_context(SqlLedger.open(directory / "node.sqlite3", key=key.reveal_secret()))
+        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
+        serving = Node(
+            NodeSettings(
+                label=node.label,
+                rows=rows,
+                settlement=settlement_terms(node),
+                lightning_node_id=lightning.public_key,
+                relay_urls=settings.network.relays,
+                region=node.region or None,
+                heartbeat_seconds=node.heartbeat_seconds,
+                offer_validity_seconds=node.offer_hours * SECONDS_PER_HOUR,
+                pow_bits=node.pow_bits,
+            ),
+            relays,
+            WebSocketListener(node.host, node.port, node.announce),
+            NodeTools(key, wallet, runner.runner, ledger, system_clock, node.maximum_jobs),
+        )
+        async with anyio.create_task_group() as tasks:
+            offer: SignedOffer = await tasks.start(serving.run)
+            try:
+                yield ServingNode(key, offer, runner)
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_runner(settings: Settings) -> AsyncIterator[FoundRunner]:
+    """The model server that the settings name, or the first one found on this machine."""
+    node = settings.node
+    async with AsyncExitStack() as stack:
+        runner: Runner
+        if node.runner == "embedded":
+            runner = await stack.enter_async_context(EmbeddedRunner.start())
+            description = "the embedded engine"
+        else:
+            url = node.runner_url if node.runner == "openai" or node.runner_url else await _find_server_url()
+            if not url:
+                raise UsageError("node.runner is `openai`, so node.runner_url must say where the model server is")
+            runner = await stack.enter_async_context(OpenAiRunner(url, _read_api_key(node.runner_key_file)))
+            description = url
+        models = await runner.models()
+        if node.output_tokens_per_second:
+            runner = PacedRunner(runner, node.output_tokens_per_second)
+        yield FoundRunner(runner, description, models)
+
+
+async def _find_server_url() -> str:
+    found = await find_servers()
+    if not found:
+        raise UsageError(
+            "no model server was found on this machine (Ollama on 11434, llama.cpp on 8080, vLLM on 8000, LM Studio "
+            "on 1234): start one, name another with --runner openai --url URL, or use --runner embedded"
+        )
+    return found[0].url
+
+
+def _read_api_key(file: str) -> str | None:
+    if not file:
+        return None
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the API key cannot be read from {file}: {error}") from error

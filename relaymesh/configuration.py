@@ -1,0 +1,100 @@
+"""A TOML document into frozen settings: one table per section, every name known, every value of the right form."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+import orjson
+
+from relaymesh.errors import UsageError
+
+SettingsT = TypeVar("SettingsT")
+
+
+def parse_document(text: str, source: str) -> dict[str, Any]:
+    """TOML text as nested tables; `source` names it in the error.
+
+    Raises:
+        UsageError: It is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the settings in {source} are not valid TOML: {error}") from error
+
+
+def read_environment(environment: Mapping[str, str], kind: type[Any], prefix: str) -> dict[str, Any]:
+    """The tables that variables called `<PREFIX>_<TABLE>_<SETTING>` spell out, in upper case.
+
+    A value is read as TOML where it is TOML, as text otherwise; a list may be written with commas.
+    """
+    document: dict[str, Any] = {}
+    for table, section in _sections(kind).items():
+        hints = get_type_hints(section)
+        for entry in fields(section):
+            value = environment.get(f"{prefix}_{table}_{entry.name}".upper())
+            if value is not None:
+                document.setdefault(table, {})[entry.name] = _read_value(value, hints[entry.name])
+    return document
+
+
+def merge_documents(*documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables joined setting by setting; the later document wins."""
+    merged: dict[str, Any] = {}
+    for document in documents:
+        for table, settings in document.items():
+            both = isinstance(settings, Mapping) and isinstance(merged.get(table, {}), Mapping)
+            merged[table] = {**merged.get(table, {}), **settings} if both else settings
+    return merged
+
+
+def build_settings(document: Mapping[str, Any], kind: type[SettingsT]) -> SettingsT:
+    """The settings in a document, one dataclass per table; what it leaves out keeps its default.
+
+    Raises:
+        UsageError: A name is unknown or a value has the wrong form.
+    """
+    sections = _sections(kind)
+    for name in document:
+        if name not in sections:
+            raise UsageError(f"the settings know no [{name}]; known are {', '.join(sections)}")
+    return kind(**{name: _build_section(name, sections[name], table) for name, table in document.items()})
+
+
+def _sections(kind: type[Any]) -> dict[str, type[Any]]:
+    hints = get_type_hints(kind)
+    return {entry.name: hints[entry.name] for entry in fields(kind) if is_dataclass(hints[entry.name])}
+
+
+def _build_section(name: str, kind: Any, table: object) -> Any:
+    import pydantic  # slow to import, and needed only where there is something to read
+
+    if not isinstance(table, Mapping):
+        raise UsageError(f"the setting {name} must be a table")
+    known = [each.name for each in fields(kind)]
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"the settings know no {name}.{key}; known are {', '.join(known)}")
+        if isinstance(value, int) and value < 0:
+            raise UsageError(f"the setting {name}.{key} must be at least 0, not {value}")
+    try:
+        # By way of JSON, where strict still lets an array become a tuple.
+        return pydantic.TypeAdapter(kind).validate_json(orjson.dumps(table), strict=True)
+    except (pydantic.ValidationError, TypeError) as error:
+        if not isinstance(error, pydantic.ValidationError):
+            raise UsageError(f"the settings in [{name}] have the wrong form: {error}") from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"the setting {name}.{where} has the wrong form: {first['msg']}") from error
+
+
+def _read_value(text: str, hint: Any) -> Any:
+    if str(hint).startswith("tuple") and not text.lstrip().startswith("["):
+        return [_read_value(part.strip(), str) for part in text.split(",") if part.strip()]
+    if hint is str:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

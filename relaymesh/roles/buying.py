@@ -1,0 +1,199 @@
+"""Buying one job: choose, open a session, run, and go to the next node while nothing was delivered and nothing paid.
+
+Failing over is transparent only before the first output; after it the partial result stands, signed and paid for what
+arrived, and whoever asked decides what to do about the rest.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from secrets import token_bytes
+from typing import Final, Protocol
+
+from relaymesh.machines.job_outcome import JobEnded
+from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived
+from relaymesh.machines.records import JobState
+from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.explanation import explain
+from relaymesh.market.selection import Selection
+from relaymesh.nostr.event import PublicKey
+from relaymesh.protocol.contract import JobOrder, SessionContract
+from relaymesh.protocol.fields import JobType, Order
+from relaymesh.protocol.offer import PriceRow
+from relaymesh.protocol.quote import JobShape
+from relaymesh.protocol.refusal import Refusal
+from relaymesh.roles.client import Client
+from relaymesh.roles.client_jobs import OpenSession
+from relaymesh.units import AmountMsat
+
+BYTES_PER_TOKEN: Final = 3
+"""A low guess, so that an estimate in tokens is rather too high."""
+LONGEST_TOKEN_BYTES: Final = 8
+"""A high guess, so that the bytes foreseen for so many tokens suffice."""
+ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One job as a person or a program asks for it.
+
+    Args:
+        body: JSON text in the shape of the OpenAI API for the job type.
+        model: None takes any model that does the job.
+        output_tokens: The most output wanted.
+        maximum_msat: The most it may cost.
+        allow: The only nodes to deal with; None for all.
+        ignore: Nodes not to deal with.
+    """
+
+    job_type: JobType
+    body: str
+    maximum_msat: AmountMsat
+    model: str | None = None
+    output_tokens: int = 0
+    capabilities: tuple[str, ...] = ()
+    orders: tuple[Order, ...] = ("prepay",)
+    allow: frozenset[PublicKey] | None = None
+    ignore: frozenset[PublicKey] = frozenset()
+    maximum_pow_bits: int = 20
+
+    def to_request(self) -> BuyerRequest:
+        """What is asked of the market: the shape of the job, not the job."""
+        size = len(self.body.encode())
+        shape = JobShape(
+            input_tokens=size // BYTES_PER_TOKEN + 1,
+            input_bytes=size,
+            output_tokens=self.output_tokens,
+            output_bytes=self.output_tokens * LONGEST_TOKEN_BYTES,
+        )
+        return BuyerRequest(
+            model=self.model,
+            job_type=self.job_type,
+            shape=shape,
+            budget_msat=self.maximum_msat,
+            capabilities=self.capabilities,
+            orders=self.orders,
+            allow=self.allow,
+            ignore=self.ignore,
+            maximum_pow_bits=self.maximum_pow_bits,
+        )
+
+    def to_order(self, row: PriceRow, maximum_msat: AmountMsat) -> JobOrder:
+        """The job itself, for the node that sells it under this row."""
+        output_units = self.to_request().shape.units(row.unit)[1] if row.output_msat else 0
+        return JobOrder(row.model, self.job_type, self.body, output_units, maximum_msat, token_bytes(32))
+
+
+class BuyingWatcher(Protocol):
+    """Who is told how a purchase goes; nothing waits for it."""
+
+    def chose(self, selection: Selection) -> None:
+        """Nodes were chosen, with reasons."""
+        ...
+
+    def quoted(self, quote: QuoteArrived) -> None:
+        """A node quoted or refused."""
+        ...
+
+    def opened(self, contract: SessionContract) -> None:
+        """A session was agreed on."""
+        ...
+
+
+class SilentWatcher:
+    """Watches and says nothing."""
+
+    def chose(self, selection: Selection) -> None:
+        """Nodes were chosen."""
+
+    def quoted(self, quote: QuoteArrived) -> None:
+        """A node quoted."""
+
+    def opened(self, contract: SessionContract) -> None:
+        """A session was agreed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """How a purchase ended.
+
+    Args:
+        outcome: The last job's; None when no job was begun.
+        contract: The session it ran in; None likewise.
+        reason: Why it is not done, in one sentence; empty when it is.
+        tried: The nodes that were tried before, each with why it did not serve.
+    """
+
+    outcome: JobEnded | None
+    contract: SessionContract | None
+    reason: str
+    tried: tuple[tuple[PublicKey, str], ...]
+
+
+@dataclass(slots=True)
+class _Attempts:
+    ignored: set[PublicKey] = field(default_factory=set)
+    tried: list[tuple[PublicKey, str]] = field(default_factory=list)
+
+    def note(self, node: PublicKey, reason: str) -> None:
+        self.ignored.add(node)
+        self.tried.append((node, reason))
+
+
+async def buy(
+    client: Client,
+    wanted: Wanted,
+    deliver: Callable[[str], Awaitable[None]],
+    watcher: BuyingWatcher | None = None,
+) -> Bought:
+    """Buy one job; `deliver` is awaited with every piece of output.
+
+    Returns:
+        How it ended. It raises only what the ledger raises: everything else a market can do is a value here.
+    """
+    watching = watcher or SilentWatcher()
+    attempts = _Attempts()
+    for _ in range(ATTEMPTS):
+        request = replace(wanted, ignore=wanted.ignore | attempts.ignored).to_request()
+        selection = await client.wait_for_choice(request)
+        watching.chose(selection)
+        if not selection.chosen:
+            reason = attempts.tried[-1][1] if attempts.tried else explain(selection).sentence()
+            return Bought(None, None, reason, tuple(attempts.tried))
+        session = await client.open_session(selection, watching.quoted)
+        if isinstance(session, OpeningFailed):
+            for node, refusal in session.refusals:
+                attempts.note(node, refusal.to_wire())
+            continue
+        watching.opened(session.contract)
+        bought = await _run(session, wanted, deliver, attempts)
+        if bought is not None:
+            return bought
+    return Bought(None, None, attempts.tried[-1][1], tuple(attempts.tried))
+
+
+async def _run(
+    session: OpenSession, wanted: Wanted, deliver: Callable[[str], Awaitable[None]], attempts: _Attempts
+) -> Bought | None:
+    """Run the job in an open session; None when another node may be tried without paying twice."""
+    contract = session.contract
+    limit = contract.quote.max_msat if contract.quote.max_msat is not None else wanted.maximum_msat
+    order = wanted.to_order(contract.quote.row, AmountMsat(min(limit, wanted.maximum_msat)))
+    try:
+        plan = session.price(order)
+        if isinstance(plan, Refusal):
+            attempts.note(contract.node, plan.to_wire())
+            return None
+        async with session.start_job(order, plan) as job:
+            async for data in job.outputs():
+                await deliver(data)
+            outcome = await job.wait_outcome()
+    finally:
+        await session.aclose()
+    if outcome.state is JobState.DONE:
+        return Bought(outcome, contract, "", tuple(attempts.tried))
+    reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
+    is_untouched = not outcome.observation.outputs and not outcome.committed_msat
+    if outcome.state is JobState.FAILED and is_untouched and outcome.refusal and outcome.refusal.is_retryable:
+        attempts.note(contract.node, reason)
+        return None
+    return Bought(outcome, contract, reason, tuple(attempts.tried))

@@ -1,0 +1,129 @@
+"""What a person can choose about RelayMesh, as one frozen typed value: defaults, TOML file, environment, flags."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+UNLIMITED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Which relays to use, and whom to connect to.
+
+    Args:
+        relays: Nostr relays, best first; several at once, and one dead one does no harm.
+        allow_private: Also connect to nodes on loopback and private addresses: for a network of one's own.
+    """
+
+    relays: tuple[str, ...] = ("ws://127.0.0.1:7777",)
+    allow_private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where keys and ledger are kept.
+
+    Args:
+        directory: The folder; empty takes the system's usual place for application data.
+    """
+
+    directory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wallet:
+    """Which Lightning wallet pays and is paid.
+
+    Args:
+        lightning_rpc: The JSON-RPC socket of a Core Lightning node, or of `relaymesh lightning serve`; empty is none.
+        base_fee_msat: Routing fees up to this are always accepted.
+        fee_ppm: Beyond that, so many millionths of the amount.
+        payment_seconds: How long a payment may take before its outcome counts as unknown and is looked up.
+    """
+
+    lightning_rpc: str = ""
+    base_fee_msat: int = 5_000
+    fee_ppm: int = 10_000
+    payment_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """How a buyer chooses.
+
+    Args:
+        max_msat: The most one job may cost, unless the command says otherwise.
+        output_tokens: The most output one job may have, unless the command says otherwise.
+        candidates: How many nodes are asked for a quote.
+        discovery_seconds: How long to wait for a node that can serve.
+        maximum_pow_bits: The most proof of work to do for a request.
+    """
+
+    max_msat: int = 100_000
+    output_tokens: int = 256
+    candidates: int = 3
+    discovery_seconds: int = 5
+    maximum_pow_bits: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node sells, and how.
+
+    Args:
+        label: The offer's name; one node may publish several.
+        host: The address on which clients connect.
+        port: The port on which clients connect; 0 takes a free one.
+        announce: The endpoints that clients are told, where they differ from host and port (a proxy, Tor).
+        runner: `auto` looks for a model server on this machine; `openai` uses `runner_url`; `embedded` runs the model
+            that is part of the package.
+        runner_url: An OpenAI-compatible API, for example `http://localhost:11434/v1`.
+        runner_key_file: A file with the API key, where the server wants one.
+        models: Only these of the runner's models; empty sells all.
+        unit: What is counted: `byte` can be checked by every buyer, `token` is the runner's word.
+        per: How many units the prices are for.
+        input_msat: The price of `per` input units.
+        output_msat: The price of `per` output units.
+        minimum_msat: What a job costs at least.
+        output_tokens: The longest output of one job.
+        tranche_units: Output units that are paid at once, before they are delivered; 0 asks for the whole job.
+        maximum_jobs: Jobs at the same time.
+        output_tokens_per_second: Slows every job down to this, to leave the machine to others; 0 does not.
+        heartbeat_seconds: Between two statuses; public relays limit what one address may publish.
+        offer_hours: How long an offer stands before it must be renewed (which happens by itself).
+        region: A region to announce, or empty.
+        pow_bits: Proof of work that requests must carry (NIP-13).
+    """
+
+    label: str = "main"
+    host: str = "127.0.0.1"
+    port: int = 7780
+    announce: tuple[str, ...] = ()
+    runner: Literal["auto", "openai", "embedded"] = "auto"
+    runner_url: str = ""
+    runner_key_file: str = ""
+    models: tuple[str, ...] = ()
+    unit: Literal["byte", "token", "second", "job"] = "byte"
+    per: int = 1_000
+    input_msat: int = 20
+    output_msat: int = 200
+    minimum_msat: int = 1_000
+    output_tokens: int = 1_024
+    tranche_units: int = 1_024
+    maximum_jobs: int = 2
+    output_tokens_per_second: int = UNLIMITED
+    heartbeat_seconds: int = 120
+    offer_hours: int = 1
+    region: str = ""
+    pow_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything."""
+
+    network: Network = field(default_factory=Network)
+    files: Files = field(default_factory=Files)
+    wallet: Wallet = field(default_factory=Wallet)
+    client: Client = field(default_factory=Client)
+    node: Node = field(default_factory=Node)
