@@ -12,7 +12,7 @@ from aiohttp import web
 
 from relaymesh.adapters.openai_runner import OpenAiRunner, RunnerLimits
 from relaymesh.errors import LocalProtocolError, RunnerError, RunnerRefused, UsageError
-from relaymesh.ports.runners import RunFinished, RunItem, RunnerModel, RunOutput, RunRequest
+from relaymesh.ports.runners import RunFinished, RunItem, RunOutput, RunRequest
 from tests.adapters.model_server import MODEL, Answer, ModelServer, Script, serve_model
 from tests.conformance.runners.rules import RULES, Rule, RunnerUnderTest, run_whole
 
@@ -159,6 +159,7 @@ async def test_leaving_the_block_hangs_up_on_the_server(server: ModelServer, run
         async with runner.run(CHAT) as items:
             await anext(items)
         await server.hung_up.wait()
+    assert server.hung_up.is_set()
 
 
 async def test_cancelling_before_the_first_output_hangs_up_on_the_server(
@@ -177,37 +178,7 @@ async def test_cancelling_before_the_first_output_hangs_up_on_the_server(
             await asked.wait()
             tasks.cancel_scope.cancel()
         await server.hung_up.wait()
-
-
-async def test_tool_calls_come_as_compact_json_that_no_text_can_be_mistaken_for(
-    server: ModelServer, runner: OpenAiRunner
-) -> None:
-    calls = [{"index": 0, "id": "x", "function": {"name": "look", "arguments": "{}"}}]
-
-    async def call_a_tool(answer: Answer, body: dict[str, Any]) -> None:
-        await answer.chunk({"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}}]})
-        await answer.chunk({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
-        await answer.text('{"delta":{"tool_calls":[]}}')
-        await answer.stop("tool_calls")
-
-    server.script = call_a_tool
-    data, finished = await run_whole(runner, CHAT)
-    assert data[0] == '{"delta":' + json.dumps({"tool_calls": calls}, separators=(",", ":")) + "}"
-    assert "".join(data[1:]) == '{"delta":{"tool_calls":[]}}'
-    assert not any(piece.startswith('{"delta":') for piece in data[1:])
-    assert finished.finish_reason == "stop"
-
-
-async def test_a_server_that_does_not_count_is_counted_for(server: ModelServer, runner: OpenAiRunner) -> None:
-    async def say_three(answer: Answer, body: dict[str, Any]) -> None:
-        for word in ("a", "b", "c"):
-            await answer.text(word)
-        await answer.stop("length")
-
-    server.script = say_three
-    _, finished = await run_whole(runner, CHAT)
-    prompt_bytes = len(json.dumps(json.loads(CHAT.body)["messages"], separators=(",", ":")))
-    assert finished == RunFinished(input_tokens=-(-prompt_bytes // 4), output_tokens=3, finish_reason="length")
+    assert server.hung_up.is_set()
 
 
 async def test_a_server_that_ignores_its_limit_is_cut_off(server: ModelServer, runner: OpenAiRunner) -> None:
@@ -381,103 +352,6 @@ async def test_a_password_in_the_url_is_never_shown() -> None:
     async with OpenAiRunner(url) as runner:
         _, error = await fail_to_run(runner)
     assert "secret" not in str(error)
-
-
-@pytest.mark.parametrize(
-    "answer_data",
-    [
-        [],
-        [{"index": 0, "embedding": [1.0]}],
-        [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [1.0]}],
-        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [[1.0]]}],
-        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": []}],
-        [{"embedding": [1.0]}, {"embedding": [1.0]}],
-    ],
-)
-async def test_embeddings_that_do_not_fit_their_inputs_are_an_error(
-    answer_data: list[object], server: ModelServer, runner: OpenAiRunner
-) -> None:
-    server.script = status_script(200, json.dumps({"data": answer_data}).encode())
-    items, _ = await fail_to_run(runner, EMBEDDING)
-    assert items == []
-
-
-async def test_models_come_with_what_their_engine_says(server: ModelServer, runner: OpenAiRunner) -> None:
-    server.pages["/v1/models"] = {
-        "data": [
-            {"id": "tiny-q8_0.gguf", "owned_by": "llamacpp", "meta": {"n_ctx_train": 8_192}},
-            {"id": "llama3:8b", "owned_by": "library"},
-            {"id": "nomic-embed-text", "owned_by": "library"},
-            {"id": "Llama-3.1-8B-AWQ", "owned_by": "vllm", "max_model_len": 16_384},
-            {"id": "qwen", "owned_by": "organization_owner"},
-            {"id": "text-embedding-3", "owned_by": "somebody"},
-            {"id": ""},
-            "nonsense",
-        ]
-    }
-    server.pages["/props"] = {"default_generation_settings": {"n_ctx": 4_096}, "build_info": "b5000-abc"}
-    server.pages["/api/version"] = {"version": "0.9.1"}
-    server.pages["/api/show"] = {
-        "capabilities": ["completion", "tools"],
-        "details": {"quantization_level": "Q4_K_M"},
-        "parameters": "stop  x\nnum_ctx    8192\n",
-    }
-    server.pages["/api/v0/models"] = {
-        "data": [{"id": "qwen", "type": "vlm", "quantization": "Q4_0", "max_context_length": 32_768}]
-    }
-    generating = ("chat", "completion")
-    assert await runner.models() == (
-        RunnerModel("tiny-q8_0.gguf", generating, 4_096, "q8_0", "llama.cpp b5000-abc"),
-        RunnerModel("llama3:8b", generating, 8_192, "q4_k_m", "ollama 0.9.1"),
-        RunnerModel("nomic-embed-text", generating, 8_192, "q4_k_m", "ollama 0.9.1"),
-        RunnerModel("Llama-3.1-8B-AWQ", generating, 16_384, "awq", "vllm"),
-        RunnerModel("qwen", generating, 32_768, "q4_0", "lm studio"),
-        RunnerModel("text-embedding-3", ("embedding",)),
-    )
-
-
-async def test_what_an_operator_says_about_job_types_is_believed(server: ModelServer) -> None:
-    async with OpenAiRunner(server.url, job_types=("embedding",)) as runner:
-        assert [model.job_types for model in await runner.models()] == [("embedding",)]
-
-
-async def test_an_engine_that_hides_its_details_still_lists_its_models(
-    server: ModelServer, runner: OpenAiRunner
-) -> None:
-    server.pages["/v1/models"] = {"data": [{"id": "a", "owned_by": "library"}, {"id": "b", "owned_by": "llamacpp"}]}
-    server.pages["/props"] = web.Response(text="not json")
-    assert [model.name for model in await runner.models()] == ["a", "b"]
-
-
-async def test_ollama_is_not_offered_beyond_what_it_will_serve(server: ModelServer, runner: OpenAiRunner) -> None:
-    server.pages["/v1/models"] = {"data": [{"id": "a", "owned_by": "library"}]}
-    server.pages["/api/show"] = {"model_info": {"llama.context_length": 131_072}}
-    assert (await runner.models())[0].context_limit == 4_096
-
-
-@pytest.mark.parametrize("page", [{"data": "x"}, {}, web.Response(text="<html>")])
-async def test_something_that_is_no_model_server_is_an_error(
-    page: object, server: ModelServer, runner: OpenAiRunner
-) -> None:
-    server.pages["/v1/models"] = page
-    with pytest.raises(RunnerError, match="model list"):
-        await runner.models()
-
-
-async def test_llama_cpp_counts_input_with_its_own_template(server: ModelServer, runner: OpenAiRunner) -> None:
-    server.pages["/apply-template"] = {"prompt": "<|im_start|>"}
-    server.pages["/tokenize"] = {"tokens": [1, 2, 3]}
-    assert await runner.count_input_tokens(CHAT) == 3
-    assert await runner.count_input_tokens(EMBEDDING) == 6
-
-
-async def test_vllm_counts_input_by_messages(server: ModelServer, runner: OpenAiRunner) -> None:
-    server.pages["/tokenize"] = {"count": 11}
-    assert await runner.count_input_tokens(CHAT) == 11
-
-
-async def test_a_server_that_cannot_count_input_gives_none(runner: OpenAiRunner) -> None:
-    assert await runner.count_input_tokens(CHAT) is None
 
 
 async def test_no_prompt_output_or_key_is_ever_logged(server: ModelServer, caplog: pytest.LogCaptureFixture) -> None:
