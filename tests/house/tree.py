@@ -1,6 +1,7 @@
 """The repository as the house checks see it: its files, its modules, their syntax trees."""
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_BUILT = {".git", ".venv", ".venv-real", "__pycache__", "dist", "build", "node_modules"}
+_BUILT = re.compile(
+    r"(^|/)(\.git|\.venv|\.venv-real|\.hypothesis|\.coverage[^/]*|\.\w+_cache|__pycache__|dist|build)(/|$)"
+)
 
 FLOORS_BELOW_THE_LINE = ("nostr", "protocol", "market", "machines")
 MODULES_BELOW_THE_LINE = ("relaymesh.units", "relaymesh.errors")
@@ -50,11 +53,8 @@ def files() -> tuple[str, ...]:
     if listing.returncode == 0:
         paths = {path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file()}
     else:  # an exported tree without its history
-        paths = {
-            path.relative_to(ROOT).as_posix()
-            for path in ROOT.rglob("*")
-            if path.is_file() and not _BUILT & set(path.relative_to(ROOT).parts)
-        }
+        found = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()}
+        paths = {path for path in found if not _BUILT.search(path)}
     return tuple(sorted(paths))
 
 
