@@ -74,7 +74,9 @@ class CoreLightningWallet:
         except NodeRefused as refused:
             if refused.code == _LABEL_TAKEN:
                 return await self._find_issued(request)
-            raise LightningError(_explain_refusal(refused, request)) from refused
+            if refused.code == _PREIMAGE_TAKEN:
+                raise LightningError("the preimage belongs to an invoice already, each invoice needs one") from refused
+            raise
         self._watch_capacity(reply)
         invoice = read_invoice(reply, request.label, request.amount_msat)
         if request.preimage is not None and invoice.payment_hash != hashlib.sha256(request.preimage).hexdigest():
@@ -172,12 +174,3 @@ class CoreLightningWallet:
         if warning is None and self.inbound_warning is not None:
             _log.info("lightning_inbound_capacity_enough")
         self.inbound_warning = None if warning is None else str(warning)
-
-
-def _explain_refusal(refused: NodeRefused, request: InvoiceRequest) -> str:
-    """Why there is no invoice, without the preimage: the node quotes what it does not like."""
-    if refused.code == _PREIMAGE_TAKEN:
-        return "the preimage belongs to an invoice with another label, every invoice needs a new one"
-    if request.preimage is not None:
-        return str(refused).replace(request.preimage.hex(), "…")
-    return str(refused)

@@ -104,17 +104,21 @@ class _Exchange:
 
     def run(self) -> dict[str, Any]:
         """Make the call, in a thread of its own."""
+        refusal: LightningError | None = None
+        result: object = None
         try:
             result = self._rpc.call(self._method, self._parameters)
         except RpcError as error:
-            # Without its cause: RpcError's text repeats the request, and an invoice's request holds the preimage.
-            raise self._explain(error.error) from None
+            refusal = self._explain(error.error)
         except OSError as error:
             if self.is_sent:
                 raise NodeSilent(f"the connection to the Lightning node broke during {self._method}") from error
             raise NodeUnreachable(f"the Lightning node at {self._rpc.socket_path} does not answer") from error
         except Exception as error:  # pyln-client raises whatever a malformed answer makes its parsing raise
             raise NodeSilent(f"the Lightning node's answer to {self._method} made no sense") from error
+        if refusal is not None:
+            # Raised out here, apart from its cause: RpcError's text repeats the request, which may hold a preimage.
+            raise refusal
         if not isinstance(result, dict):
             raise NodeSilent(f"the Lightning node's answer to {self._method} was not an object")
         return result
@@ -144,7 +148,10 @@ class _Exchange:
         code, message = error.get("code"), error.get("message")
         if not isinstance(code, int):
             code = _UNREADABLE
-        return NodeRefused(code, str(message)[:_LONGEST_MESSAGE])
+        text = str(message)
+        if "preimage" in self._parameters:  # the node quotes what it does not like
+            text = text.replace(self._parameters["preimage"], "…")
+        return NodeRefused(code, text[:_LONGEST_MESSAGE])
 
 
 async def _run_in_daemon_thread(work: Callable[[], dict[str, Any]], hang_up: Callable[[], None]) -> dict[str, Any]:
