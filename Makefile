@@ -96,18 +96,21 @@ docs-check: $(STAMP) ## The documentation's own tests: generated parts, referenc
 
 ##@ The long suites
 
+# pytest's word for "nothing was selected": no such suite is written yet, which is no failure.
+NONE_YET := [ $$? -eq 5 ]
+
 .PHONY: real chaos fuzz soak bench coverage
 real: $(STAMP_REAL) ## Against other people's programs; what is absent is skipped here and fails in CI
 	@$(VENV_REAL)/bin/python -m pytest --quiet tests/real
 
 chaos: $(STAMP) ## Kill anything at any time
-	@$(BIN)/python -m pytest --quiet -m chaos --ignore=tests/real
+	@$(BIN)/python -m pytest --quiet -m chaos --ignore=tests/real || $(NONE_YET)
 
 fuzz: $(STAMP) ## Every property again, unseeded and with many more examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --quiet --timeout=3600 --ignore=tests/real -m hypothesis
 
 soak: $(STAMP) ## Hours of traffic
-	@$(BIN)/python -m pytest --quiet -m soak --ignore=tests/real
+	@$(BIN)/python -m pytest --quiet -m soak --ignore=tests/real || $(NONE_YET)
 
 coverage: $(STAMP) ## What the tests execute, line by line, in .coverage-report
 	@$(BIN)/python -m pytest --quiet --ignore=tests/real --cov \
