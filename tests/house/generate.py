@@ -85,15 +85,8 @@ def _strings_below_assignments(module: ModuleType) -> dict[str, str]:
 
 def application() -> typing.Any:
     """The command line as click sees it, or None while there is none."""
-    package = optional_module("relaymesh.cli")
-    if package is None:
-        return None
-    for module in (package, *modules_of(package)):
-        for name in ("application", "app"):
-            candidate = getattr(module, name, None)
-            if isinstance(candidate, typer.Typer):
-                return typer.main.get_command(candidate)
-    return None
+    module = optional_module("relaymesh.cli.application")
+    return None if module is None else typer.main.get_command(module.application)
 
 
 def commands(command: typing.Any = None, path: str = "relaymesh") -> Iterator[tuple[str, typing.Any]]:
