@@ -1,7 +1,9 @@
 """Signing, verifying and sharing secrets (BIP-340, NIP-01, NIP-44)."""
 
 import csv
+import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +74,18 @@ def test_a_signature_verifies_whichever_library_made_it(
         signature = key_pair.sign_digest(digest)
         assert len(signature) == 64
         assert is_valid_signature(key_pair.public_key, digest, signature)
+
+
+def test_where_secp256k1_cannot_be_installed_the_module_loads_and_signs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "secp256k1", None)
+    spec = importlib.util.spec_from_file_location("keys_without_secp256k1", keys.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.secp256k1 is None
+    assert module.KeyPair(ALICE.reveal_secret()).sign(make_event()) == ALICE.sign(make_event())
 
 
 def test_a_signature_depends_on_key_and_digest_alone_whichever_library_makes_it(
@@ -150,7 +164,15 @@ def test_what_is_no_public_key_signs_nothing_and_shares_no_secret(public_key: st
 
 def test_an_event_whose_author_is_no_point_is_refused() -> None:
     unsigned = UnsignedEvent(PublicKey("f" * 64), Timestamp(1), 1, (), "")
-    event = parse_event(Event("f" * 64, 1, 1, (), "", unsigned.compute_id(), "0" * 128).to_json())  # type: ignore[arg-type]
+    lying = {
+        **ALICE.sign(make_event()).to_json(),
+        "pubkey": "f" * 64,
+        "created_at": 1,
+        "kind": 1,
+        "tags": [],
+        "content": "",
+    }
+    event = parse_event({**lying, "id": unsigned.compute_id()})
     with pytest.raises(RemoteProtocolError, match="signature"):
         verify(event)
 

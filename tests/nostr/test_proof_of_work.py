@@ -11,6 +11,7 @@ from pynostr.event import Event as PynostrEvent
 from pynostr.pow import PowEvent
 
 from relaymesh.errors import LocalProtocolError
+from relaymesh.nostr import proof_of_work
 from relaymesh.nostr.event import Event, EventId, PublicKey, UnsignedEvent, parse_event
 from relaymesh.nostr.keys import KeyPair, has_valid_id
 from relaymesh.nostr.proof_of_work import committed_bits, has_proof_of_work, leading_zero_bits, mine, search
@@ -122,8 +123,11 @@ def test_what_pynostr_mines_from_scratch_has_the_work() -> None:
     assert has_proof_of_work(signed, 8)
 
 
-def test_mining_is_repeatable() -> None:
-    assert mine(make_event(), 8) == mine(make_event(), 8)
+def test_mining_is_repeatable_and_goes_on_until_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    mined = mine(make_event(), 8)
+    assert mine(make_event(), 8) == mined
+    monkeypatch.setattr(proof_of_work, "MINING_BATCH", 3)
+    assert mine(make_event(), 8) == mined
 
 
 def test_a_search_goes_on_where_the_last_one_ended() -> None:
