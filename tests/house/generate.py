@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import typing
@@ -175,7 +176,7 @@ def _settings_reference(module_name: str) -> str:
     lines = []
     for table, kind in settings_of(module_name).items():
         rows = [
-            f"| `{name}` | {_cell(note)} | {'required' if default is dataclasses.MISSING else f'`{default!r}`'} |"
+            f"| `{name}` | {_cell(note)} | {'required' if default is dataclasses.MISSING else f'`{_toml(default)}`'} |"
             for name, note, default in setting_rows(kind)
         ]
         if rows:
@@ -183,6 +184,14 @@ def _settings_reference(module_name: str) -> str:
             heading = [f"### `[{table}]`", "", first, ""] if table else []
             lines += [*heading, "| setting | | default |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    match value:
+        case tuple() | frozenset():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=False)
 
 
 def relaymesh_settings() -> str:
