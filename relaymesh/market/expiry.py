@@ -36,12 +36,13 @@ class ExpiryIndex(Generic[KeyT]):
         self._ticket += 1  # tells a key's place from its leftovers, and keeps keys from ever being compared
         self._ends[key] = (at, self._ticket)
         heapq.heappush(self._heap, (at, self._ticket, key))
-        self._drop_leftovers()
+        if len(self._heap) > 2 * len(self._ends) + _STALE_ALLOWED:
+            self._heap = [(at, ticket, key) for key, (at, ticket) in self._ends.items()]
+            heapq.heapify(self._heap)
 
     def cancel(self, key: KeyT) -> None:
         """Forget `key`, if it is known."""
-        if self._ends.pop(key, None) is not None:
-            self._drop_leftovers()
+        self._ends.pop(key, None)
 
     def pop_ended(self, now: Timestamp) -> list[KeyT]:
         """Remove and return all keys that end at or before `now`, the earliest first."""
@@ -52,8 +53,3 @@ class ExpiryIndex(Generic[KeyT]):
                 del self._ends[key]
                 ended.append(key)
         return ended
-
-    def _drop_leftovers(self) -> None:
-        if len(self._heap) > 2 * len(self._ends) + _STALE_ALLOWED:
-            self._heap = [(at, ticket, key) for key, (at, ticket) in self._ends.items()]
-            heapq.heapify(self._heap)

@@ -42,6 +42,17 @@ def test_a_key_that_moves_for_ever_does_not_make_the_index_grow() -> None:
     assert index.pop_ended(Timestamp(10**9)) == ["restless"]
 
 
+def test_keys_still_end_in_order_after_many_have_moved() -> None:
+    index: ExpiryIndex[int] = ExpiryIndex()
+    ends = {}
+    for step in range(1_000):
+        key, at = step % 50, Timestamp(step * 7_919 % 1_009)
+        index.schedule(key, at)
+        ends[key] = at
+    ended = [key for now in range(1_009) for key in index.pop_ended(Timestamp(now))]
+    assert [ends[key] for key in ended] == sorted(ends.values())
+
+
 def test_keys_that_end_together_need_not_be_comparable() -> None:
     index: ExpiryIndex[object] = ExpiryIndex()
     keys = {object() for _ in range(5)}

@@ -80,6 +80,10 @@ def test_a_cost_is_the_formula_and_stays_within_the_integers_of_json(price: Pric
         assert not expected or cost_within(price, taken, given_, AmountMsat(expected - 1)) is None
 
 
+def test_the_largest_amount_is_still_a_cost() -> None:
+    assert cost(row(minimum_msat=MAXIMUM_INTEGER), 0, 0) == MAXIMUM_INTEGER
+
+
 @pytest.mark.parametrize(("taken", "given_"), [(-1, 0), (0, -1), (10**9 + 1, 0), (0, 10**9 + 1)])
 def test_quantities_out_of_range_are_refused(taken: int, given_: int) -> None:
     for question in (
