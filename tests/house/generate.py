@@ -44,13 +44,14 @@ def optional_module(name: str) -> ModuleType | None:
 
 
 def transition_tables() -> dict[tuple[str, str], tuple[TransitionTable[typing.Any], str]]:
-    """(module, name) of every transition table with the table and what the string below it says."""
+    """(module, name) of every transition table with the table and what is said of it: below it, or of its module."""
     found = {}
     for module in modules_of(relaymesh.machines):
         notes = _strings_below_assignments(module)
         for name, value in vars(module).items():
             if isinstance(value, TransitionTable) and name in notes:
-                found[module.__name__, name] = (value, notes[name])
+                first_line = (inspect.getdoc(module) or "").split("\n\n")[0]
+                found[module.__name__, name] = (value, notes[name] or " ".join(first_line.split()))
     return found
 
 
