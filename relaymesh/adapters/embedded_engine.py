@@ -6,10 +6,12 @@ why not. It ends when standard input ends, so it never outlives the program that
 What llama.cpp itself prints is thrown away: it could contain prompts.
 """
 
+import contextlib
 import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 
@@ -18,7 +20,7 @@ def main() -> int:
     os.umask(0o077)
     answers = take_standard_output()
     settings = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=end_with_input, daemon=True).start()
+    threading.Thread(target=end_with_input, args=(settings["socket_path"],), daemon=True).start()
     try:
         import xllamacpp
 
@@ -43,10 +45,16 @@ def take_standard_output() -> int:
     return answers
 
 
-def end_with_input() -> None:
-    """Wait until whoever started us closes our input or dies, then end at once, whatever is running."""
+def end_with_input(socket_path: str) -> None:
+    """Wait until whoever started us closes our input or dies, then end at once, whatever is running.
+
+    Whoever was killed could not tidy up, so the socket and its folder, which holds nothing else, go with us.
+    """
     while sys.stdin.buffer.read(4_096):
         pass
+    with contextlib.suppress(OSError):
+        Path(socket_path).unlink()
+        Path(socket_path).parent.rmdir()
     os._exit(0)
 
 

@@ -72,13 +72,13 @@ class EmbeddedSettings:
 
 
 class EmbeddedRunner:
-    """llama.cpp with one model; made by `EmbeddedRunner.start`."""
+    """llama.cpp with one model; made by `EmbeddedRunner.start`. It listens at `socket_path` and nowhere else."""
 
     def __init__(self, model_path: Path, settings: EmbeddedSettings, folder: Path) -> None:
         self._model_path = model_path
         self._settings = settings
-        self._socket_path = folder / "engine.sock"
-        self._server = OpenAiRunner("http://embedded", job_types=JOB_TYPES, socket_path=str(self._socket_path))
+        self.socket_path = folder / "engine.sock"
+        self._server = OpenAiRunner("http://embedded", job_types=JOB_TYPES, socket_path=str(self.socket_path))
         self._process: anyio.abc.Process | None = None
         self._starting = anyio.Lock()
         self._is_doubtful = False
@@ -155,15 +155,18 @@ class EmbeddedRunner:
                 try:
                     await self._start_process()
                 except BaseException:
+                    # Killed, not asked to end: an engine that is asked tidies its folder away, which is still needed.
+                    if self._process is not None and self._process.returncode is None:
+                        self._process.kill()
                     await self._stop()
                     raise
 
     async def _start_process(self) -> None:
         if not self._model_path.is_file():
             raise RunnerError(f"there is no model file {self._model_path.name}; give the path of a GGUF file")
-        if len(os.fsencode(self._socket_path)) > MAXIMUM_SOCKET_PATH:
+        if len(os.fsencode(self.socket_path)) > MAXIMUM_SOCKET_PATH:
             raise RunnerError("the folder for temporary files has too long a path for a socket; set TMPDIR shorter")
-        self._socket_path.unlink(missing_ok=True)
+        self.socket_path.unlink(missing_ok=True)
         # By its path and without the working folder in the module path: what lies there must not be imported.
         # In a session of its own, Ctrl-C at a terminal reaches us alone, and we end it.
         self._process = await anyio.open_process(
@@ -181,7 +184,7 @@ class EmbeddedRunner:
     async def _exchange(self, process: anyio.abc.Process) -> dict[str, object]:
         assert process.stdin is not None and process.stdout is not None
         settings = asdict(self._settings)
-        settings |= {"model_path": str(self._model_path), "socket_path": str(self._socket_path)}
+        settings |= {"model_path": str(self._model_path), "socket_path": str(self.socket_path)}
         answer = b""
         try:
             await process.stdin.send(orjson.dumps(settings) + b"\n")

@@ -13,7 +13,7 @@ from aiohttp import web
 from relaymesh.adapters.openai_runner import OpenAiRunner, RunnerLimits
 from relaymesh.errors import LocalProtocolError, RunnerError, RunnerRefused, UsageError
 from relaymesh.ports.runners import RunFinished, RunItem, RunOutput, RunRequest
-from tests.adapters.model_server import MODEL, Answer, ModelServer, Script, serve_model
+from tests.adapters.model_server import MODEL, Answer, ModelServer, Script, echo, serve_model
 from tests.conformance.runners.rules import RULES, Rule, RunnerUnderTest, run_whole
 
 pytestmark = pytest.mark.anyio
@@ -243,6 +243,35 @@ async def test_a_redirect_is_not_followed(server: ModelServer, runner: OpenAiRun
     server.pages["/v1/elsewhere"] = {"data": [{"id": "trap"}]}
     with pytest.raises(RunnerError, match="302"):
         await runner.models()
+
+    async def redirect(answer: Answer, body: dict[str, Any]) -> None:
+        answer.response = web.StreamResponse(status=307, headers={"Location": server.url + "/completions"})
+        await answer.response.prepare(answer.request)
+
+    server.script = redirect
+    _, error = await fail_to_run(runner)
+    assert "307" in str(error)
+    assert len(server.bodies) == 1
+
+
+async def test_an_error_type_that_quotes_the_prompt_is_not_repeated(server: ModelServer, runner: OpenAiRunner) -> None:
+    server.script = status_script(400, b'{"error": {"type": "bad canary-prompt two three", "code": "canary prompt"}}')
+    _, error = await fail_to_run(runner)
+    assert "canary" not in str(error)
+
+
+async def test_each_job_has_a_connection_of_its_own(server: ModelServer, runner: OpenAiRunner) -> None:
+    callers = set()
+
+    async def note_the_caller(answer: Answer, body: dict[str, Any]) -> None:
+        assert answer.request.transport is not None
+        callers.add(answer.request.transport.get_extra_info("peername"))
+        await echo(answer, body)
+
+    server.script = note_the_caller
+    for _ in range(3):
+        await run_whole(runner, CHAT)
+    assert len(callers) == 3
 
 
 async def test_an_error_message_of_any_size_is_survived(server: ModelServer, runner: OpenAiRunner) -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from relaymesh.adapters.server_sent_events import EventStreamParser, EventTooLarge
 
 STREAM = (
-    b"\xef\xbb\xbf: a comment\r\n"
+    b"\xef\xbb\xbfdata: zero\n\n"
+    b": a comment\r\n"
     b"event: message\ndata: one\nid: 7\n\n"
     b"data:two\r\ndata: lines\r\n\r\n"
     b"data: \xc3\xa9\xe2\x82\xac\r\r"
@@ -15,7 +16,7 @@ STREAM = (
     b"data\n\n"
     b"data: three"
 )
-EVENTS = [b"one", b"two\nlines", b"\xc3\xa9\xe2\x82\xac", b"three"]
+EVENTS = [b"zero", b"one", b"two\nlines", b"\xc3\xa9\xe2\x82\xac", b"three"]
 
 
 @given(st.lists(st.integers(min_value=0, max_value=len(STREAM)), max_size=12).map(sorted))
