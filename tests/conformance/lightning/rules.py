@@ -99,7 +99,7 @@ async def balance_at_rest(wallet: Wallet) -> int:
     with anyio.fail_after(DEADLINE_SECONDS):
         while (now := (await wallet.info()).balance_msat) != before:
             before = now
-            await pause(0.2)
+            await pause(0.1)
     return now
 
 
