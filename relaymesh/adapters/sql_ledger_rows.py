@@ -1,0 +1,201 @@
+"""Records as rows of the ledger's tables and back; here sensitive fields are sealed and opened."""
+
+from typing import Any, Final
+
+import orjson
+
+from relaymesh.adapters.ledger_encryption import LedgerCipher
+from relaymesh.errors import LedgerError, RemoteProtocolError
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Side, TrancheRecord, TrancheState
+from relaymesh.nostr.event import EventId, PublicKey, parse_event
+from relaymesh.nostr.keys import verify
+from relaymesh.units import AmountMsat
+
+Row = tuple[Any, ...]
+
+_SIDES: Final[dict[str, Side]] = {"client": "client", "node": "node"}
+
+GET_JOBS: Final = """
+SELECT number, side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce,
+       maximum_msat, state, created_at_ms, charged_msat, reason, body
+FROM job
+"""
+PUT_JOB: Final = """
+INSERT INTO job (side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce,
+                 maximum_msat, state, created_at_ms, charged_msat, reason, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (side, client, job_id) DO UPDATE SET
+    node = excluded.node, session_id = excluded.session_id, quote_id = excluded.quote_id, model = excluded.model,
+    job_type = excluded.job_type, client_nonce = excluded.client_nonce, maximum_msat = excluded.maximum_msat,
+    state = excluded.state, created_at_ms = excluded.created_at_ms, charged_msat = excluded.charged_msat,
+    reason = excluded.reason, body = excluded.body
+"""
+
+GET_TRANCHES: Final = """
+SELECT side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11, payment_hash,
+       fee_msat, reason, preimage
+FROM tranche WHERE side = ? AND client = ? AND job_id = ? AND tranche BETWEEN ? AND ? ORDER BY tranche
+"""
+PUT_TRANCHE: Final = """
+INSERT INTO tranche (side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11,
+                     payment_hash, fee_msat, reason, preimage)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (side, client, job_id, tranche) DO UPDATE SET
+    state = excluded.state, settlement_order = excluded.settlement_order, units = excluded.units,
+    amount_msat = excluded.amount_msat, invoice_label = excluded.invoice_label, bolt11 = excluded.bolt11,
+    payment_hash = excluded.payment_hash, fee_msat = excluded.fee_msat, reason = excluded.reason,
+    preimage = excluded.preimage
+"""
+
+GET_EVIDENCE: Final = "SELECT number, side, job_id, event, plaintext FROM evidence"
+PUT_EVIDENCE: Final = """
+INSERT INTO evidence (side, event_id, job_id, event, plaintext) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (side, event_id) DO UPDATE SET job_id = excluded.job_id, plaintext = excluded.plaintext
+"""
+
+
+class RecordRows:
+    """Turns records into the values of their rows, and rows into records.
+
+    Args:
+        cipher: Seals what is sensitive.
+    """
+
+    def __init__(self, cipher: LedgerCipher) -> None:
+        self._cipher = cipher
+
+    def of_job(self, job: JobRecord) -> Row:
+        """The values of a job's row, as `PUT_JOB` takes them."""
+        body = self._seal(job.body.encode(), "job", "body", job.side, job.client, job.job_id)
+        return (
+            job.side,
+            job.client,
+            job.job_id,
+            job.node,
+            job.session_id,
+            job.quote_id,
+            job.model,
+            job.job_type,
+            job.client_nonce,
+            job.maximum_msat,
+            job.state.value,
+            job.created_at_ms,
+            job.charged_msat,
+            job.reason,
+            body,
+        )
+
+    def read_job(self, row: Row) -> JobRecord:
+        """The job in a row that `GET_JOBS` found, its number left out; LedgerError if it is none."""
+        side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce, maximum_msat, *rest = row
+        state, created_at_ms, charged_msat, reason, body = rest
+        return JobRecord(
+            side=_read_side(side),
+            client=PublicKey(client),
+            job_id=job_id,
+            node=PublicKey(node),
+            session_id=session_id,
+            quote_id=EventId(quote_id),
+            model=model,
+            job_type=job_type,
+            client_nonce=client_nonce,
+            maximum_msat=AmountMsat(maximum_msat),
+            state=_read_job_state(state),
+            created_at_ms=created_at_ms,
+            charged_msat=AmountMsat(charged_msat),
+            reason=reason,
+            body=self._open(body, "job", "body", side, client, job_id).decode(),
+        )
+
+    def of_tranche(self, tranche: TrancheRecord) -> Row:
+        """The values of a tranche's row, as `PUT_TRANCHE` takes them."""
+        key = (tranche.side, tranche.client, tranche.job_id, tranche.tranche)
+        sealed = self._seal(tranche.preimage or b"", "tranche", "preimage", *key)
+        return (
+            *key,
+            tranche.state.value,
+            tranche.order,
+            tranche.units,
+            tranche.amount_msat,
+            tranche.invoice_label,
+            tranche.bolt11,
+            tranche.payment_hash,
+            tranche.fee_msat,
+            tranche.reason,
+            sealed,
+        )
+
+    def read_tranche(self, row: Row) -> TrancheRecord:
+        """The tranche in a row that `GET_TRANCHES` found; LedgerError if it is none."""
+        side, client, job_id, number, state, order, units, amount_msat, label, bolt11, payment_hash, *rest = row
+        fee_msat, reason, sealed = rest
+        preimage = self._open(sealed, "tranche", "preimage", side, client, job_id, number)
+        return TrancheRecord(
+            side=_read_side(side),
+            client=PublicKey(client),
+            job_id=job_id,
+            tranche=number,
+            state=_read_tranche_state(state),
+            order=order,
+            units=units,
+            amount_msat=AmountMsat(amount_msat),
+            invoice_label=label,
+            bolt11=bolt11,
+            payment_hash=payment_hash,
+            fee_msat=AmountMsat(fee_msat),
+            reason=reason,
+            preimage=preimage or None,
+        )
+
+    def of_evidence(self, evidence: EvidenceRecord) -> Row:
+        """The values of an evidence row, as `PUT_EVIDENCE` takes them."""
+        event = evidence.event
+        plaintext = self._seal(evidence.plaintext.encode(), "evidence", "plaintext", evidence.side, event.id)
+        return evidence.side, event.id, evidence.job_id, orjson.dumps(event.to_json()), plaintext
+
+    def read_evidence(self, row: Row) -> EvidenceRecord:
+        """The evidence in a row that `GET_EVIDENCE` found, its number left out.
+
+        The signature is checked anew: who can write to the file must not be able to make evidence.
+
+        Raises:
+            LedgerError: It is no event, or not the one that was signed.
+        """
+        side, job_id, document, sealed = row
+        try:
+            event = verify(parse_event(orjson.loads(document)))
+        except (orjson.JSONDecodeError, RemoteProtocolError) as error:
+            raise LedgerError("a piece of evidence in the ledger does not verify: its file was altered") from error
+        plaintext = self._open(sealed, "evidence", "plaintext", side, event.id).decode()
+        return EvidenceRecord(_read_side(side), job_id, event, plaintext)
+
+    def _seal(self, value: bytes, *place: str | int) -> bytes | None:
+        return self._cipher.seal(value, *place) if value else None
+
+    def _open(self, sealed: bytes | None, *place: str | int) -> bytes:
+        return b"" if sealed is None else self._cipher.open(sealed, *place)
+
+
+def _read_side(text: str) -> Side:
+    try:
+        return _SIDES[text]
+    except KeyError:
+        raise _unknown_word() from None
+
+
+def _read_job_state(text: str) -> JobState:
+    try:
+        return JobState(text)
+    except ValueError:
+        raise _unknown_word() from None
+
+
+def _read_tranche_state(text: str) -> TrancheState:
+    try:
+        return TrancheState(text)
+    except ValueError:
+        raise _unknown_word() from None
+
+
+def _unknown_word() -> LedgerError:
+    return LedgerError("a row of the ledger holds a word that RelayMesh never writes: its file was altered")

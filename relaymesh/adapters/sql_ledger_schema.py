@@ -1,0 +1,75 @@
+"""The ledger's tables, as plain SQL, in the order in which versions added to them.
+
+A migration, once released, never changes; what is new comes after it. Each runs in one transaction together with the
+row of `schema_version` that says so.
+"""
+
+from typing import Final
+
+APPLICATION_ID: Final = 0x524D_4C47
+"""`RMLG` in the database's header: tells a ledger from any other program's SQLite file."""
+
+_FIRST: Final = """
+-- `proof` is a constant sealed under the ledger's key: what does not open it is another key.
+CREATE TABLE seal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), salt BLOB NOT NULL, proof BLOB NOT NULL);
+
+CREATE TABLE job (
+    number INTEGER PRIMARY KEY,
+    side TEXT NOT NULL,
+    client TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    node TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    quote_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    job_type TEXT NOT NULL,
+    client_nonce TEXT NOT NULL,
+    maximum_msat INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    charged_msat INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    body BLOB,
+    UNIQUE (side, client, job_id)
+);
+CREATE INDEX job_by_id ON job (job_id);
+CREATE INDEX job_by_age ON job (created_at_ms, number);
+CREATE INDEX job_unresolved ON job (state) WHERE state IN ('open', 'unknown');
+
+CREATE TABLE tranche (
+    side TEXT NOT NULL,
+    client TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    tranche INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    settlement_order TEXT NOT NULL,
+    units INTEGER NOT NULL,
+    amount_msat INTEGER NOT NULL,
+    invoice_label TEXT NOT NULL,
+    bolt11 TEXT NOT NULL,
+    payment_hash TEXT NOT NULL,
+    fee_msat INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    preimage BLOB,
+    PRIMARY KEY (side, client, job_id, tranche),
+    FOREIGN KEY (side, client, job_id) REFERENCES job (side, client, job_id)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX tranche_by_payment ON tranche (payment_hash) WHERE side = 'client' AND payment_hash <> '';
+CREATE INDEX tranche_unresolved ON tranche (side, client, job_id)
+    WHERE state NOT IN ('released', 'failed', 'expired');
+
+CREATE TABLE evidence (
+    number INTEGER PRIMARY KEY,
+    side TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    event BLOB NOT NULL,
+    plaintext BLOB,
+    UNIQUE (side, event_id)
+);
+CREATE INDEX evidence_by_job ON evidence (job_id, number);
+
+CREATE TABLE sequence (scope TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_FIRST,)

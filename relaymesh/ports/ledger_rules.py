@@ -1,0 +1,46 @@
+"""The rules that every ledger keeps, whatever it is made of (RM-03, "Exactly once").
+
+They guard money against a caller that is wrong, so they are checked where records are kept and not where they are made.
+"""
+
+from typing import Final
+
+from relaymesh.errors import LedgerError
+from relaymesh.machines.records import TERMINAL_TRANCHE_STATES, JobState, TrancheRecord, TrancheState
+from relaymesh.ports.ledger import LedgerJob
+
+UNRESOLVED_JOB_STATES: Final = frozenset({JobState.OPEN, JobState.UNKNOWN})
+UNRESOLVED_TRANCHE_STATES: Final = frozenset(TrancheState) - TERMINAL_TRANCHE_STATES
+
+_SHOWN_CHARACTERS: Final = 16
+
+
+def is_unresolved(job: LedgerJob) -> bool:
+    """Whether a restart must still see to this job: it is not over, or one of its tranches may still move money."""
+    return job.job.state in UNRESOLVED_JOB_STATES or any(
+        tranche.state in UNRESOLVED_TRANCHE_STATES for tranche in job.tranches
+    )
+
+
+def check_stays_terminal(stored: TrancheRecord | None, record: TrancheRecord) -> None:
+    """A terminal tranche never changes again; to write once more what is stored is no change.
+
+    Raises:
+        LedgerError: `stored` is terminal and `record` differs from it.
+    """
+    if stored is not None and stored.state in TERMINAL_TRANCHE_STATES and stored != record:
+        raise LedgerError(f"{_name(record)} is {stored.state.value} in the ledger and must never change again")
+
+
+def missing_job(record: TrancheRecord) -> LedgerError:
+    """What a tranche without its job is refused with: after a restart nobody would find its money."""
+    return LedgerError(f"{_name(record)} cannot be written to the ledger before its job")
+
+
+def repeated_payment_hash(record: TrancheRecord) -> LedgerError:
+    """What a tranche is refused with whose payment hash serves another tranche of the client's side."""
+    return LedgerError(f"{_name(record)} has the payment hash of another tranche in the ledger; it must not be paid")
+
+
+def _name(record: TrancheRecord) -> str:
+    return f"tranche {record.tranche} of job {record.job_id[:_SHOWN_CHARACTERS]}"
