@@ -200,10 +200,10 @@ class NodeSession(Session):
 
     def _take_job_message(self, message: SessionMessage, now: Moment) -> None:
         if isinstance(message, CreditMessage):
-            released, is_all = self._gate.grant(message.job_id, message.amount_bytes)
+            released, may_resume = self._gate.grant(message.job_id, message.amount_bytes)
             for each in released:
                 self._release(each, message.job_id, now)
-            if is_all:
+            if may_resume:
                 self._effects.append(ResumeOutput(message.job_id))
             return
         if isinstance(message, JobMessage):
@@ -217,16 +217,20 @@ class NodeSession(Session):
     def _queue(self, message: SessionMessage, inputs: SendMessages, now: Moment) -> None:
         """Send at once, or, when the job's credit is used up, hold the message and everything of that job behind it."""
         job_id = inputs.job_id or _job_of(message)
-        is_first_held = None if job_id is None else self._gate.hold(job_id, message)
-        if job_id is None or is_first_held is None:
+        must_pause = None if job_id is None else self._gate.hold(job_id, message)
+        if job_id is None or must_pause is None:
             self._release(message, job_id, now)
-        elif is_first_held:
+        elif must_pause:
             self._effects.append(PauseOutput(job_id))
 
     def _release(self, message: SessionMessage, job_id: JobId | None, now: Moment) -> None:
         self._outbox.add(message, now)
         if job_id is not None and isinstance(message, EndMessage | ErrorMessage):
             self._gate.forget_job(job_id)
+
+    def _end(self, end: SessionEnd, reason: str, farewell: str | None) -> None:
+        super()._end(end, reason, farewell)
+        self._candidate = None
 
     def _connections(self) -> list[int]:
         return [link.connection for link in (self._link, self._candidate) if link is not None]

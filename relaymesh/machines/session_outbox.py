@@ -71,6 +71,7 @@ class Outbox:
 @dataclass(slots=True)
 class _JobCredit:
     credit: int = 0
+    is_paused: bool = False
     held_bytes: int = 0
     held: deque[tuple[SessionMessage, int]] = field(default_factory=deque)
 
@@ -113,7 +114,7 @@ class CreditGate:
             job.held.clear()
 
     def hold(self, job_id: JobId, message: SessionMessage) -> bool | None:
-        """Ask whether a message of this job may go: None if it may, else True if it is the first that must wait.
+        """Ask whether a message of this job may go: None if it may, else True if the producer must be paused now.
 
         Raises:
             LocalProtocolError: OUTPUT for a job that the buyer never asked for, or far more than it granted.
@@ -131,10 +132,11 @@ class CreditGate:
         if job.held_bytes > self._maximum_held_bytes:
             raise LocalProtocolError(f"at most {self._maximum_held_bytes} bytes of OUTPUT may wait for credit")
         job.held.append((message, cost))
-        return len(job.held) == 1
+        was_paused, job.is_paused = job.is_paused, True
+        return not was_paused
 
     def grant(self, job_id: JobId, amount_bytes: int) -> tuple[list[SessionMessage], bool]:
-        """Add to a job's credit: what may go now, and whether that was all that waited.
+        """Add to a job's credit: what may go now, and whether the producer, if paused, may go on.
 
         Credit for a job that is over came too late, and is nothing.
         """
@@ -148,7 +150,10 @@ class CreditGate:
             job.credit -= cost
             job.held_bytes -= cost
             released.append(message)
-        return released, bool(released) and not job.held
+        may_resume = job.is_paused and not job.held
+        if may_resume:
+            job.is_paused = False
+        return released, may_resume
 
 
 class CreditAccount:
