@@ -41,6 +41,7 @@ class BuyerSettlement:
         self._contract = contract
         self._known_hashes = known_payment_hashes
         self._look_ups: dict[int, tuple[Instant, int]] = {}
+        self._early: InvoiceOffered | None = None
         self._effects: list[BuyerEffect] = []
 
     @property
@@ -67,6 +68,11 @@ class BuyerSettlement:
     def is_in_doubt(self) -> bool:
         """Whether some payment is out, or its outcome is unknown."""
         return any(record.state in (_State.PAYING, _State.UNKNOWN) for record in self._tranches.records)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the wallet could not say what became of some payment."""
+        return any(record.state is _State.UNKNOWN for record in self._tranches.records)
 
     def receive(self, message: BuyerInput, now: Moment) -> None:
         """Take in an invoice or what the wallet said."""
@@ -101,6 +107,9 @@ class BuyerSettlement:
             if records[offered.tranche].bolt11 != offered.bolt11:
                 self._refuse(offered.tranche, "a tranche is invoiced once")
             return
+        if self.is_in_doubt:
+            self._early = offered  # the payee saw the money before our own wallet answered: the wallet's word first
+            return
         complaint = self._find_mismatch(offered, now)
         if complaint is not None or offered.decoded is None:
             self._refuse(offered.tranche, complaint or "the invoice cannot be read")
@@ -123,7 +132,10 @@ class BuyerSettlement:
             return "the next tranche is invoiced before the one before it was paid"
         if offered.tranche != len(self._tranches.records) or offered.tranche >= plan.count:
             return f"tranche {offered.tranche} was invoiced where {len(self._tranches.records)} of {plan.count} is next"
-        if offered.order != contract.order or offered.units != plan.units(offered.tranche):
+        units = plan.units(offered.tranche)
+        # Without the tokenizer we cannot know where the limit cuts the last tranche short; larger it never is.
+        is_agreed = offered.units == units if contract.is_input_known else 0 < offered.units <= units
+        if offered.order != contract.order or not is_agreed:
             return "the invoice is of another order or tranche than agreed"
         if decoded.amount_msat != offered.amount_msat:
             return f"the invoice asks for {decoded.amount_msat} msat where {offered.amount_msat} was announced"
@@ -150,6 +162,9 @@ class BuyerSettlement:
                 self._look_ups.pop(tranche, None)
                 record = self._tranches.change(tranche, "settle", _State.PAID, fee_msat=fee_msat, preimage=preimage)
                 self._effects += [Store((record,)), TrancheFunded(tranche)]
+                early, self._early = self._early, None
+                if early is not None:
+                    self._offered(early, now)
             case PaymentFailed(_, reason):
                 self._fail(tranche, reason)
             case PaymentAbsent():

@@ -153,6 +153,7 @@ class ClientJob:
         self._failure: Refusal | None = None
         self._is_cancelled = False
         self._timer: Instant | None = None
+        self._doubt_until: Instant | None = None
         self._created_at_ms = 0
         self._uncredited_bytes = 0
         self._effects: list[ClientJobEffect] = []
@@ -211,6 +212,9 @@ class ClientJob:
             return
         self._timer = None
         match self.state:
+            case ClientJobState.WAITING | ClientJobState.STREAMING if self._settlement.is_unknown:
+                doubt = refuse(RefusalCode.PAYMENT_TIMEOUT, "the wallet cannot say whether the invoice was paid")
+                self._stop(doubt, now, CancelMessage(self.job_id))
             case ClientJobState.WAITING | ClientJobState.STREAMING if self._settlement.is_in_doubt:
                 self._timer = now.after_ms(self._settings.idle_ms)
             case ClientJobState.WAITING | ClientJobState.STREAMING:
@@ -264,11 +268,13 @@ class ClientJob:
                 pass  # nothing else is for a job; the session has already checked its shape
 
     def _take_output(self, number: int, data: str, now: Moment) -> None:
-        if self.state not in (_S.WAITING, _S.STREAMING) or number != len(self._observation.outputs):
-            return  # late, or sent again after a reconnect
+        if number != len(self._observation.outputs):
+            return  # sent again after a reconnect
+        size = self._observation.add_output(data, now)
+        if self.state not in (_S.WAITING, _S.STREAMING):
+            return  # on its way when the job was given up: counted, since the node counts it too, but not wanted
         if self.state is _S.WAITING:
             self._move("output", _S.STREAMING)
-        size = self._observation.add_output(data, now)
         self._uncredited_bytes += size
         self._effects.append(Deliver(data))
         if self._uncredited_bytes >= CREDIT_BYTES // 2:
@@ -314,7 +320,9 @@ class ClientJob:
                 case SettlementStopped(_, refusal):
                     self._stop(refusal, now, ErrorMessage(self.job_id, refusal, refusal.is_retryable))
                 case PaymentInDoubt():
-                    pass
+                    self._doubt_until = now.after_ms(self._settings.doubt_ms)
+                    if self.state in (_S.WAITING, _S.STREAMING):
+                        self._timer = self._doubt_until
                 case _:
                     assert_never(effect)
         if self.state is _S.DOUBTING and not self._settlement.is_in_doubt:
@@ -341,7 +349,7 @@ class ClientJob:
             return
         if self._settlement.is_in_doubt:
             self._move("payment in doubt", _S.DOUBTING)
-            self._timer = now.after_ms(self._settings.doubt_ms)
+            self._timer = self._doubt_until or now.after_ms(self._settings.doubt_ms)
         else:
             self._end(now)
 

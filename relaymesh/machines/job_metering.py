@@ -78,8 +78,10 @@ class JobMeter:
         self._output_bytes += len(data.encode())
 
     def take_counts(self, input_tokens: int, output_tokens: int) -> None:
-        """The engine's own counts, once it is done; for the record (a prepaid price no longer changes)."""
-        self._input_tokens, self._output_tokens = input_tokens, output_tokens
+        """The engine's own counts, once it is done; input that was invoiced by the token stays as it was invoiced."""
+        if self._contract.quote.row.unit != "token":
+            self._input_tokens = input_tokens
+        self._output_tokens = output_tokens
 
     def record(
         self, settlement: SellerSettlement, commitments: Commitments, failure: Refusal | None, finish_reason: str

@@ -1,0 +1,466 @@
+"""Opening and reception against each other: from a choice of nodes to one contract that both sides hold."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.opening import Opening, OpeningState
+from relaymesh.machines.opening_events import (
+    EventArrived,
+    Mine,
+    Mined,
+    OpeningFailed,
+    Publish,
+    QuoteArrived,
+    RelayAnswered,
+    SessionAgreed,
+)
+from relaymesh.machines.reception import AwaitSession, PublishAnswer, Reception, ReceptionSettings, RequestArrived
+from relaymesh.market.admission import NodeLoad
+from relaymesh.market.directory import Directory
+from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.selection import Selection, select
+from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.proof_of_work import mine
+from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, open_message, read_offer, seal_message
+from relaymesh.protocol.offer import Offer, SettlementTerm
+from relaymesh.protocol.quote import JobShape, Quote, RefusalMessage
+from relaymesh.protocol.refusal import Refusal, RefusalCode
+from relaymesh.protocol.session_messages import SessionId
+from relaymesh.protocol.status import LabelLoad, Status
+from relaymesh.units import AmountMsat, Timestamp
+from tests.machines.pair import CLIENT, LIGHTNING_NODE_ID, START_MS, moment, price_row
+
+NOW = Timestamp(START_MS // 1_000)
+RELAYS = ("ws://one.test", "ws://two.test")
+EPHEMERAL = KeyPair(b"\x09" * 32)
+SHAPE = JobShape(input_tokens=10, input_bytes=40, output_tokens=20, output_bytes=160)
+
+
+def offer_of(key: KeyPair, output_msat: int = 2_000, pow_bits: int = 0) -> SignedOffer:
+    offer = Offer(
+        seq=NOW,
+        valid_until=Timestamp(NOW + 3_600),
+        ln_pubkey=LIGHTNING_NODE_ID,
+        pow_bits=pow_bits,
+        relays=RELAYS,
+        settlement=(SettlementTerm(order="prepay", tranche_units=16),),
+        rows=(price_row(output_msat=output_msat),),
+    )
+    return read_offer(key.sign(build_offer(offer, "main", key.public_key, NOW)))
+
+
+@dataclass
+class Seller:
+    """A node as far as relays see it."""
+
+    key: KeyPair
+    offer: SignedOffer
+    load: NodeLoad = field(default_factory=lambda: NodeLoad(free=2, queue=0, draining=False))
+    awaited: list[AwaitSession] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = ReceptionSettings(endpoints=("ws://203.0.113.7:7780",), requests_per_second=50)
+        self.reception = Reception(settings, signer=self.key, verify=verify, entropy=Entropy(b"e" * 32))
+        self.reception.start(moment())
+
+    def hear(self, event: VerifiedEvent, milliseconds: int = 0) -> list[VerifiedEvent]:
+        """Answer what came over the first relay."""
+        self.reception.update({self.offer.event.id: self.offer}, self.load)
+        arrived = RequestArrived(event, RELAYS[0], SessionId("ab" * 32), EPHEMERAL.public_key)
+        self.reception.receive(arrived, moment(milliseconds))
+        answers = []
+        for effect in self.reception.effects():
+            if isinstance(effect, PublishAnswer):
+                assert effect.relay_urls[0] == RELAYS[0]
+                answers.append(effect.event)
+            else:
+                self.awaited.append(effect)
+        return answers
+
+
+def seller(secret: int, **arguments: int) -> Seller:
+    key = KeyPair(bytes([secret]) * 32)
+    return Seller(key, offer_of(key, **arguments))
+
+
+def selection_of(*sellers: Seller, budget_msat: int = 100_000) -> Selection:
+    directory = Directory()
+    for one in sellers:
+        directory.apply(one.offer.event, RELAYS[0], NOW)
+        status = Status(seq=NOW, state="up", labels={"main": LabelLoad(free=2, queue=0)})
+        event = one.key.sign(build_status(status, one.key.public_key, NOW, Timestamp(NOW + 360)))
+        directory.apply(event, RELAYS[0], NOW)
+    request = BuyerRequest(model="tiny", job_type="chat", shape=SHAPE, budget_msat=AmountMsat(budget_msat))
+    return select(directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=3, now=NOW)
+
+
+def opening_for(*sellers: Seller) -> Opening:
+    return Opening(
+        selection_of(*sellers),
+        signer=CLIENT,
+        ephemeral_key=EPHEMERAL.public_key,
+        relay_urls=RELAYS,
+        entropy=Entropy(b"c" * 32),
+    )
+
+
+def converse(opening: Opening, *sellers: Seller) -> list[object]:
+    """Let both sides talk until nobody has anything to say; returns what the opening wants besides publishing."""
+    said: list[object] = []
+    while effects := opening.effects():
+        for effect in effects:
+            if not isinstance(effect, Publish):
+                said.append(effect)
+                continue
+            recipient = effect.event.tag_value("p")
+            for one in sellers:
+                if one.key.public_key == recipient:
+                    for answer in one.hear(effect.event):
+                        opening.receive(EventArrived(answer), moment())
+    return said
+
+
+def agreed_in(said: list[object]) -> SessionAgreed:
+    return next(effect for effect in said if isinstance(effect, SessionAgreed))
+
+
+def test_both_sides_end_with_the_same_contract() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    said = converse(opening, node)
+    agreed = agreed_in(said)
+    (awaited,) = node.awaited
+    assert agreed.contract == awaited.contract
+    assert awaited.client_ephemeral_key == EPHEMERAL.public_key
+    assert agreed.accept.endpoints == ("ws://203.0.113.7:7780",)
+    assert opening.deadline() is None
+
+
+def test_the_cheapest_quote_is_taken() -> None:
+    dear, cheap = seller(3, output_msat=9_000), seller(4, output_msat=1_000)
+    opening = opening_for(dear, cheap)
+    opening.start(moment())
+    agreed = agreed_in(converse(opening, dear, cheap))
+    assert agreed.contract.node == cheap.key.public_key
+    assert not dear.awaited
+
+
+def test_a_node_that_is_silent_does_not_hold_up_the_others_for_long() -> None:
+    silent, quick = seller(3, output_msat=100), seller(4)
+    opening = opening_for(silent, quick)
+    opening.start(moment())
+    assert not [effect for effect in converse(opening, quick) if isinstance(effect, SessionAgreed)]
+    opening.handle_deadline(moment(250))
+    assert agreed_in(converse(opening, quick)).contract.node == quick.key.public_key
+
+
+def test_an_unanswered_request_is_sent_again_the_same_on_the_next_relay() -> None:
+    opening = opening_for(seller(3))
+    opening.start(moment())
+    sent = [effect for effect in opening.effects() if isinstance(effect, Publish)]
+    for milliseconds in (1_000, 3_000, 7_000):
+        opening.handle_deadline(moment(milliseconds))
+        sent += [effect for effect in opening.effects() if isinstance(effect, Publish)]
+    assert len({publish.event.id for publish in sent}) == 1
+    assert [publish.relay_url for publish in sent] == [RELAYS[0], RELAYS[1], RELAYS[0], RELAYS[1]]
+
+
+def test_a_relay_that_knows_nobody_listens_is_left_at_once() -> None:
+    opening = opening_for(seller(3))
+    opening.start(moment())
+    (first,) = opening.effects()
+    assert isinstance(first, Publish)
+    opening.receive(RelayAnswered(first.event.id, False, "mute: no one was listening"), moment(5))
+    (second,) = opening.effects()
+    assert isinstance(second, Publish) and second.relay_url == RELAYS[1]
+
+
+def test_nobody_answering_ends_in_a_failure_that_names_everyone_asked() -> None:
+    nodes = seller(3), seller(4)
+    opening = opening_for(*nodes)
+    opening.start(moment())
+    opening.handle_deadline(moment(8_000))
+    failed = opening.effects()[-1]
+    assert isinstance(failed, OpeningFailed)
+    assert {node for node, _ in failed.refusals} == {node.key.public_key for node in nodes}
+    assert opening.state is OpeningState.ENDED
+
+
+def test_a_busy_node_is_a_refusal_and_the_next_quote_is_taken() -> None:
+    busy, free = seller(3, output_msat=100), seller(4)
+    busy.load = NodeLoad(free=0, queue=0, draining=False)
+    opening = opening_for(busy, free)
+    opening.start(moment())
+    said = converse(opening, busy, free)
+    refusals = [effect.answer for effect in said if isinstance(effect, QuoteArrived)]
+    assert any(isinstance(answer, Refusal) and answer.code is RefusalCode.BUSY for answer in refusals)
+    assert agreed_in(said).contract.node == free.key.public_key
+
+
+def test_a_session_that_is_refused_leads_to_the_next_quote() -> None:
+    first, second = seller(3, output_msat=100), seller(4)
+    opening = opening_for(first, second)
+    opening.start(moment())
+    for effect in opening.effects():
+        assert isinstance(effect, Publish)
+        for node in (first, second):
+            if effect.event.tag_value("p") == node.key.public_key:
+                for answer in node.hear(effect.event):
+                    opening.receive(EventArrived(answer), moment())
+    first.load = NodeLoad(free=0, queue=0, draining=False)
+    assert agreed_in(converse(opening, first, second)).contract.node == second.key.public_key
+
+
+def answer_with(node: Seller, request: VerifiedEvent, quote: Quote, signer: KeyPair | None = None) -> VerifiedEvent:
+    signer = signer or node.key
+    draft = seal_message(
+        quote,
+        author=signer.public_key,
+        signer=signer,
+        recipient=CLIENT.public_key,
+        answers=request.id,
+        created_at=NOW,
+        entropy=b"f" * 64,
+    )
+    return signer.sign(draft)
+
+
+def honest_quote(node: Seller, request: VerifiedEvent) -> Quote:
+    (answer,) = node.hear(request)
+    quote = open_message(answer, CLIENT)
+    assert isinstance(quote, Quote)
+    return quote
+
+
+LIES = {
+    "a dearer row": lambda quote: quote.model_copy(update={"row": price_row(output_msat=2_001)}),
+    "a limit above the budget": lambda quote: quote.model_copy(update={"max_msat": AmountMsat(100_001)}),
+    "no limit": lambda quote: quote.model_copy(update={"max_msat": None}),
+    "another offer": lambda quote: quote.model_copy(update={"offer_id": "77" * 32}),
+    "an expired quote": lambda quote: quote.model_copy(update={"valid_until_ms": START_MS - 1}),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_quote_that_is_not_what_was_offered_is_not_relied_on(lie: str) -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    quote = LIES[lie](honest_quote(node, publish.event))
+    opening.receive(EventArrived(answer_with(node, publish.event, quote)), moment())
+    assert isinstance(opening.effects()[-1], OpeningFailed)
+
+
+def test_a_stranger_cannot_answer_for_the_node_that_was_asked() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    quote = honest_quote(node, publish.event)
+    opening.receive(EventArrived(answer_with(node, publish.event, quote, KeyPair(b"\x0a" * 32))), moment())
+    assert opening.effects() == ()
+    assert opening.state is OpeningState.QUOTING
+
+
+def test_an_answer_from_another_time_is_ignored() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    for answer in node.hear(publish.event):
+        opening.receive(EventArrived(answer), moment(61_000))
+    assert opening.effects() == ()
+
+
+def test_proof_of_work_is_mined_outside_and_checked_by_the_node() -> None:
+    node = seller(3, pow_bits=8)
+    opening = opening_for(node)
+    opening.start(moment())
+    (wanted,) = opening.effects()
+    assert isinstance(wanted, Mine) and wanted.bits == 8
+    lazy = CLIENT.sign(wanted.draft)
+    assert node.hear(lazy) == [], "without its proof of work a request gets no answer"
+    opening.receive(Mined(wanted.draft, mine(wanted.draft, wanted.bits)), moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    assert len(node.hear(publish.event)) == 1
+
+
+# ── the node's side ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def first_request(node: Seller) -> VerifiedEvent:
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    return publish.event
+
+
+def session_request(node: Seller) -> tuple[Opening, VerifiedEvent]:
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    for answer in node.hear(publish.event):
+        opening.receive(EventArrived(answer), moment())
+    request = opening.effects()[-1]
+    assert isinstance(request, Publish)
+    return opening, request.event
+
+
+def refusal_in(answer: VerifiedEvent, reader: KeyPair = CLIENT) -> Refusal:
+    message = open_message(answer, reader)
+    assert isinstance(message, RefusalMessage)
+    return message.to_refusal()
+
+
+def test_the_same_request_gets_the_same_answer_byte_for_byte_and_no_second_session() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    assert node.hear(request) == node.hear(request, 119_000)
+    assert len(node.awaited) == 1
+
+
+def test_a_quote_opens_one_session_only() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    node.hear(request)
+    other = KeyPair(b"\x0b" * 32)
+    again = seal_again(request, node, other_salt=b"z" * 64)
+    (answer,) = node.hear(again)
+    assert refusal_in(answer).code is RefusalCode.REPLAYED
+    assert other.public_key != CLIENT.public_key and len(node.awaited) == 1
+
+
+def seal_again(request: VerifiedEvent, node: Seller, other_salt: bytes, signer: KeyPair = CLIENT) -> VerifiedEvent:
+    message = open_message(request, CLIENT)
+    assert not isinstance(message, Refusal)
+    draft = seal_message(
+        message,
+        author=signer.public_key,
+        signer=signer,
+        recipient=node.key.public_key,
+        answers=None,
+        created_at=NOW,
+        entropy=other_salt,
+    )
+    return signer.sign(draft)
+
+
+def test_a_stolen_quote_opens_no_session() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    thief = KeyPair(b"\x0c" * 32)
+    (answer,) = node.hear(seal_again(request, node, b"t" * 64, thief))
+    assert refusal_in(answer, thief).code is RefusalCode.INVALID_MESSAGE
+    assert node.awaited == []
+
+
+def test_a_quote_past_its_time_opens_no_session() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    message = open_message(request, CLIENT)
+    late = replace_created_at(request, node, message, NOW + 61)
+    (answer,) = node.hear(late, 61_000)
+    assert refusal_in(answer).code is RefusalCode.EXPIRED
+
+
+def replace_created_at(request: VerifiedEvent, node: Seller, message: object, created_at: int) -> VerifiedEvent:
+    draft = seal_message(
+        message,  # type: ignore[arg-type]  # what open_message read is what is sealed again
+        author=CLIENT.public_key,
+        signer=CLIENT,
+        recipient=node.key.public_key,
+        answers=None,
+        created_at=Timestamp(created_at),
+        entropy=b"l" * 64,
+    )
+    return CLIENT.sign(draft)
+
+
+def test_a_changed_offer_voids_the_quotes_that_rest_on_it() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    node.offer = offer_of(node.key, output_msat=5_000)
+    (answer,) = node.hear(request)
+    assert refusal_in(answer).code is RefusalCode.OFFER_CHANGED
+
+
+def test_what_cannot_be_read_is_refused_and_what_is_for_somebody_else_is_ignored() -> None:
+    node, other = seller(3), seller(4)
+    request = first_request(node)
+    assert other.hear(request) == []
+    unsigned = UnsignedEvent(
+        CLIENT.public_key,
+        NOW,
+        request.kind,
+        (("p", node.key.public_key), ("x", "00" * 32)),
+        CLIENT.seal('{"v":1}', node.key.public_key, b"n" * 32),
+    )
+    (answer,) = node.hear(CLIENT.sign(unsigned))
+    assert refusal_in(answer).code is RefusalCode.INVALID_MESSAGE
+
+
+def test_a_refusal_is_never_refused() -> None:
+    node = seller(3)
+    draft = seal_message(
+        RefusalMessage(refusal="busy: later", retryable=True),
+        author=CLIENT.public_key,
+        signer=CLIENT,
+        recipient=node.key.public_key,
+        answers=None,
+        created_at=NOW,
+        entropy=b"r" * 64,
+    )
+    assert node.hear(CLIENT.sign(draft)) == []
+
+
+def test_an_old_request_gets_no_answer() -> None:
+    node = seller(3)
+    assert node.hear(first_request(node), 61_000) == []
+
+
+def test_strangers_together_may_ask_only_so_much() -> None:
+    node = seller(3)
+    codes = []
+    for number in range(60):
+        stranger = KeyPair(bytes([number + 20]) * 32)
+        request = seal_again_request(node, stranger)
+        (answer,) = node.hear(request)
+        message = open_message(answer, stranger)
+        codes.append(message.to_refusal().code if isinstance(message, RefusalMessage) else None)
+    assert codes.count(RefusalCode.RATE_LIMITED) == 10
+    assert codes[:50] == [None] * 50
+
+
+def seal_again_request(node: Seller, stranger: KeyPair) -> VerifiedEvent:
+    opening = Opening(
+        selection_of(node),
+        signer=stranger,
+        ephemeral_key=PublicKey(EPHEMERAL.public_key),
+        relay_urls=RELAYS,
+        entropy=Entropy(b"q" * 32),
+    )
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    return publish.event
+
+
+def test_answers_are_forgotten_after_two_minutes() -> None:
+    node = seller(3)
+    node.hear(first_request(node))
+    deadline = node.reception.deadline()
+    assert deadline is not None
+    node.reception.handle_deadline(moment(120_001))
+    assert node.reception.deadline() is None
+    assert replace(node.load, free=1).free == 1
