@@ -24,7 +24,7 @@ from relaymesh.machines.session_interface import (
     SessionState,
 )
 from relaymesh.protocol.frames import Hello, pack_plaintext, parse_ready
-from relaymesh.protocol.session_codec import encode_message
+from relaymesh.protocol.session_codec import compute_job_id, encode_message
 from relaymesh.protocol.session_messages import (
     CreditMessage,
     EndMessage,
@@ -197,14 +197,14 @@ def test_a_job_whose_id_is_not_its_own_hash_costs_the_connection() -> None:
     assert CloseConnection(1) in node.tell(node.frame(1, stolen))
 
 
-def test_a_job_of_an_earlier_session_is_known_by_that_sessions_id() -> None:
+def test_a_job_made_in_an_earlier_session_keeps_its_id() -> None:
     earlier = SessionId("77" * 32)
-    own = make_job()
+    job_id = compute_job_id(earlier, bytes.fromhex(JOB.client_nonce))
     resent = JobMessage(
-        own.job_id, own.client_nonce, own.quote_id, own.model, own.job_type, own.body, 64, own.max_msat, earlier
+        job_id, JOB.client_nonce, JOB.quote_id, JOB.model, JOB.job_type, JOB.body, 64, JOB.max_msat, earlier
     )
     node = Node().open(1)
-    assert CloseConnection(1) in node.tell(node.frame(1, resent))  # the id is not that session's
+    assert node.tell(node.frame(1, resent)) == (Deliver(resent),)
 
 
 def test_a_flood_of_jobs_costs_the_connection() -> None:
