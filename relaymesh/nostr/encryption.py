@@ -58,7 +58,7 @@ def padded_length(length: int) -> int:
     if length <= 32:
         return 32
     next_power = 1 << (length - 1).bit_length()
-    chunk = 32 if next_power <= 256 else next_power // 8
+    chunk = max(32, next_power // 8)
     return chunk * ((length - 1) // chunk + 1)
 
 
