@@ -65,6 +65,12 @@ def test_a_second_offer_of_a_chosen_node_does_not_take_the_place_of_another_node
     assert [choice.candidate.offer.node for choice in selection.runners_up] == [node(1)]
 
 
+def test_an_offer_that_repeats_a_row_is_a_tie_and_no_failure() -> None:
+    offer = signed_offer(rows=(row(), row()))
+    selection = choose([Candidate(offer, price, signed_status()) for price in offer.offer.rows])
+    assert (len(selection.chosen), len(selection.runners_up)) == (1, 1)
+
+
 def test_nobody_is_chosen_from_nobody_and_less_than_one_cannot_be_wanted() -> None:
     assert choose([]).chosen == ()
     with pytest.raises(LocalProtocolError):
