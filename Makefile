@@ -22,7 +22,8 @@ apt install python3 python3-venv; macOS: brew install python@3.12) or name one w
 endef
 
 # $(call install,FOLDER,LOCK FILES): make FOLDER hold exactly what the lock files name, and RelayMesh itself, editable.
-# uv, itself pinned by the lock, does in seconds what takes pip half a minute; pip does the job where uv cannot.
+# uv, itself pinned by the lock, does in seconds what takes pip half a minute; it asks where pip is configured to ask, and
+# pip does the job where uv cannot.
 define install
 	@set -eu; \
 	if [ "$$(cat $(1)/.installed 2>/dev/null || echo '$(CURDIR)')" != '$(CURDIR)' ]; then rm -rf $(1); fi; \
@@ -37,7 +38,10 @@ define install
 	fi; \
 	echo "Installing what $(strip $(2)) pins."; \
 	pip() { $(1)/bin/python -m pip -qq --disable-pip-version-check --no-input install --no-deps "$$@"; }; \
-	uv() { $(1)/bin/uv --quiet pip install --no-deps --python $(1)/bin/python --compile-bytecode "$$@"; }; \
+	uv() { $(1)/bin/uv --quiet --system-certs pip install --no-deps --python $(1)/bin/python --compile-bytecode "$$@"; }; \
+	mirror=$${PIP_INDEX_URL:-$$($(1)/bin/python -m pip config get global.index-url 2>/dev/null || :)}; \
+	if [ -n "$$mirror" ]; then export UV_DEFAULT_INDEX="$$mirror"; fi; \
+	export UV_HTTP_RETRIES=1; \
 	sed -n '/^uv==/,/^ *# via/p' requirements.lock > $(1)/uv.txt; \
 	pip --require-hashes -r $(1)/uv.txt; \
 	uv --require-hashes $(patsubst %,-r %,$(2)) 2>$(1)/uv.log || { \
