@@ -103,10 +103,9 @@ class RunningJob:
                 await self._ended.wait()
         self._receiver.close()
 
-    async def outputs(self) -> AsyncIterator[str]:
+    def outputs(self) -> AsyncIterator[str]:
         """The output, piece by piece, as it arrives; ends when there is no more."""
-        async for data in self._receiver:
-            yield data
+        return self._receiver
 
     async def wait_outcome(self) -> JobEnded:
         """How the job ended; waits for the machine, which has a deadline for everything.

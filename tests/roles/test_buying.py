@@ -1,0 +1,274 @@
+"""Client and node as roles, whole: found, quoted, opened, paid, delivered, accounted for, and every way that fails."""
+
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from relaymesh.machines.records import EvidenceRecord, JobState, TrancheState
+from relaymesh.nostr.keys import verify
+from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import JobQuery
+from relaymesh.ports.memory_lightning import FailPayment, HoldPayment
+from relaymesh.ports.memory_runner import RunScript
+from relaymesh.protocol.evidence import read_receipt
+from relaymesh.protocol.refusal import RefusalCode
+from relaymesh.units import AmountMsat
+from tests.roles.market import PROMPT, Market, chat_row, purchase, wanted
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_stranger_buys_a_job_knowing_only_relays() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        async with market.client() as client:
+            bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.state is JobState.DONE
+        assert bought.text.split() == PROMPT.split()
+        assert outcome.is_verified and outcome.receipt is not None
+        assert read_receipt(verify(outcome.receipt), verify).metering.event.public_key == node.key.public_key
+        assert (await node.wallet.info()).balance_msat == outcome.paid_msat > 0
+
+
+async def test_both_ledgers_hold_both_signatures_afterwards() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        async with market.client() as client:
+            await purchase(client)
+        for ledger in (market.client_ledger, node.ledger):
+            kinds = {record.event.kind for record in await ledger.find_evidence()}
+            assert {Kind.METERING, Kind.RECEIPT} <= kinds
+            assert await ledger.find_jobs(JobQuery(only_unresolved=True)) == ()
+
+
+async def test_no_prompt_and_no_output_ever_reach_a_relay() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        seen: list[str] = []
+        async with market.client() as client:
+            async with client._relays.subscribe(()) as deliveries:
+                assert deliveries is not None
+            bought = await purchase(client, wanted("canary seventeen"))
+            assert bought.text
+        for relay in market.relays:
+            seen += [event.content for event in relay.query(())]
+        assert not any("canary" in content for content in seen)
+
+
+async def test_the_cheapest_node_is_chosen() -> None:
+    async with Market().open() as market:
+        await market.add_node(chat_row(output_msat=AmountMsat(9_000)))
+        cheap = await market.add_node(chat_row(output_msat=AmountMsat(1_000)))
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.contract is not None and bought.bought.contract.node == cheap.key.public_key
+
+
+async def test_a_model_nobody_offers_is_one_clear_sentence() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        async with market.client() as client:
+            bought = await purchase(client, wanted(model="absent"))
+        assert bought.bought.outcome is None
+        assert "model not offered" in bought.bought.reason
+
+
+async def test_an_empty_market_is_one_clear_sentence_after_a_bounded_wait() -> None:
+    async with Market().open() as market, market.client() as client:
+        began = anyio.current_time()
+        bought = await purchase(client)
+        assert anyio.current_time() - began <= 6
+        assert bought.bought.outcome is None and bought.bought.reason
+
+
+async def test_a_runner_that_fails_before_its_first_output_leads_to_the_next_node() -> None:
+    async with Market().open() as market:
+        free = chat_row(input_msat=AmountMsat(0), output_msat=AmountMsat(0), minimum_msat=AmountMsat(0))
+        broken = await market.add_node(free, script=RunScript(fails_after=0))
+        sound = await market.add_node()
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
+        assert bought.bought.contract is not None and bought.bought.contract.node == sound.key.public_key
+        assert [node for node, _ in bought.bought.tried] == [broken.key.public_key]
+
+
+async def test_a_runner_that_fails_in_mid_stream_ends_in_a_signed_partial_result() -> None:
+    async with Market().open() as market:
+        await market.add_node(script=RunScript(fails_after=3), tranche_units=None)
+        async with market.client() as client:
+            bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.state is JobState.FAILED
+        assert bought.text.split() == PROMPT.split()[:3]
+        assert outcome.metering is not None and outcome.metering.record.status == "partial"
+        assert outcome.metering.record.charged_msat == outcome.paid_msat
+
+
+async def test_a_wallet_without_funds_pays_nothing_and_says_so() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        market.buyer.plan(*[FailPayment() for _ in range(3)])
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.reason.startswith("payment-required")
+        assert (await market.buyer.info()).balance_msat == 1_000_000
+
+
+async def test_an_offer_that_names_another_lightning_node_is_never_paid() -> None:
+    async with Market().open() as market:
+        await market.add_node(lightning_node_id="03" + "cd" * 32)
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert "payment-mismatch" in bought.bought.reason
+        assert (await market.buyer.info()).balance_msat == 1_000_000
+
+
+async def test_a_busy_node_is_passed_over_and_says_why() -> None:
+    async with Market().open() as market:
+        busy = await market.add_node(chat_row(output_msat=AmountMsat(1)), maximum_jobs=1)
+        free = await market.add_node()
+        busy.tools.note_load(+1)
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.contract is not None and bought.bought.contract.node == free.key.public_key
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # mining takes a thread, for which a virtual clock does not wait
+async def test_proof_of_work_that_a_node_asks_for_is_done() -> None:
+    async with Market().open() as market:
+        await market.add_node(pow_bits=8)
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
+
+
+async def test_one_dead_relay_of_two_holds_nothing_up() -> None:
+    async with Market(relays=2).open() as market:
+        await market.add_node()
+        market.relays[0].fail()
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
+
+
+async def test_a_held_payment_ends_unknown_and_is_counted_as_spent() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        market.buyer.plan(HoldPayment())
+        async with market.client() as client:
+            bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.state is JobState.UNKNOWN
+        assert outcome.committed_msat > 0 == outcome.paid_msat
+        (job,) = await market.client_ledger.find_jobs(JobQuery(only_unresolved=True))
+        assert job.tranches[0].state is TrancheState.UNKNOWN
+
+
+async def test_many_jobs_share_one_session() -> None:
+    async with Market().open() as market:
+        node = await market.add_node(maximum_jobs=32)
+        async with market.client() as client:
+            selection = await client.wait_for_choice(wanted().to_request())
+            session = await client.open_session(selection)
+            assert not isinstance(session, tuple) and hasattr(session, "start_job")
+            texts: dict[int, str] = {}
+
+            async def run(number: int) -> None:
+                job = wanted(f"job {number} says hello")
+                order = job.to_order(session.contract.quote.row, AmountMsat(50_000))
+                plan = session.price(order)
+                async with session.start_job(order, plan) as running:  # type: ignore[arg-type]
+                    texts[number] = "".join([piece async for piece in running.outputs()])
+                    outcome = await running.wait_outcome()
+                assert outcome.state is JobState.DONE and outcome.is_verified
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(run, number)
+            assert all(f"job {number} " in text for number, text in texts.items()) and len(texts) == 20
+        evidence = [record for record in await node.ledger.find_evidence() if isinstance(record, EvidenceRecord)]
+        assert len([record for record in evidence if record.event.kind == Kind.METERING]) == 20
+
+
+async def test_a_connection_that_breaks_in_mid_stream_is_resumed_without_loss() -> None:
+    async with Market().open() as market:
+        await market.add_node(script=RunScript(pace_ms=200), tranche_units=None)
+        async with market.client() as client:
+            selection = await client.wait_for_choice(wanted().to_request())
+            session = await client.open_session(selection)
+            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
+            plan = session.price(order)  # type: ignore[union-attr]
+            pieces: list[str] = []
+            async with session.start_job(order, plan) as job:  # type: ignore[union-attr, arg-type]
+                async for piece in job.outputs():
+                    pieces.append(piece)
+                    if len(pieces) == 2:
+                        market.network.cut()
+                outcome = await job.wait_outcome()
+        assert "".join(pieces).split() == PROMPT.split()
+        assert outcome.state is JobState.DONE and outcome.is_verified
+
+
+async def test_a_node_that_is_gone_after_the_payment_ends_the_job_with_what_was_paid_on_record() -> None:
+    async with Market().open() as market:
+        node = await market.add_node(script=RunScript(first_output_ms=2_000))
+        async with market.client() as client:
+
+            async def leave() -> None:
+                await anyio.sleep(1)  # of the two seconds until the first output
+                node.scope.cancel()
+                market.network.fail()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave)
+                bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.state is JobState.FAILED
+        assert outcome.paid_msat == (await node.wallet.info()).balance_msat > 0
+        assert bought.bought.reason
+
+
+async def test_a_client_that_is_gone_stops_the_runner() -> None:
+    async with Market().open() as market:
+        node = await market.add_node(script=RunScript(pace_ms=1_000), tranche_units=None)
+        async with market.client() as client:
+            selection = await client.wait_for_choice(wanted().to_request())
+            session = await client.open_session(selection)
+            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
+            plan = session.price(order)  # type: ignore[union-attr]
+            async with session.start_job(order, plan) as job:  # type: ignore[union-attr, arg-type]
+                async for _ in job.outputs():
+                    break
+        await anyio.sleep(31)
+        assert node.runner.counts.running == 0
+        (record,) = await node.ledger.find_jobs(JobQuery())
+        assert record.job.state is JobState.FAILED
+
+
+async def test_a_node_says_that_it_is_draining_when_it_stops() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        node.scope.cancel()
+        await anyio.sleep(1)
+        async with market.client() as client:
+            await anyio.sleep(1)
+            status = client.directory.status(node.key.public_key, client.tools.clock().timestamp)
+            assert status is not None and status.status.state == "draining"
+
+
+async def test_a_changed_price_leaves_a_warm_quote_valid_until_it_expires() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        async with market.client() as client:
+            selection = await client.wait_for_choice(wanted().to_request())
+            session = await client.open_session(selection)
+            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
+            await anyio.sleep(61)
+            late = replace(order, client_nonce=b"\x01" * 32)
+            plan = session.price(late)  # type: ignore[union-attr]
+            async with session.start_job(late, plan) as job:  # type: ignore[union-attr, arg-type]
+                outcome = await job.wait_outcome()
+        assert outcome.refusal is not None and outcome.refusal.code is RefusalCode.EXPIRED
