@@ -13,17 +13,18 @@ from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_lightning import MemoryLightning, MemoryWallet, decode_memory_invoice
-from relaymesh.ports.memory_relays import MemoryRelay
+from relaymesh.ports.memory_relays import MemoryRelay, MemoryRelays
 from relaymesh.ports.memory_runner import MemoryRunner, RunScript
 from relaymesh.ports.memory_sessions import MemoryNetwork
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
+from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Bought, Wanted, buy
 from relaymesh.roles.client import Client, ClientSettings
-from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
+from relaymesh.roles.client_jobs import ClientTools, OpenSession, PaymentPolicy, RunningJob
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
-from relaymesh.units import AmountMsat, Instant, Moment, Timestamp
+from relaymesh.units import AmountMsat, Instant, Moment
 
 EPOCH_MS = 1_800_000_000_000
 PROMPT = "one two three four five six"
@@ -145,9 +146,7 @@ class Market:
     def relay_urls(self) -> tuple[str, ...]:
         return tuple(relay.url for relay in self.relays)
 
-    def connect_relays(self) -> Any:
-        from relaymesh.ports.memory_relays import MemoryRelays
-
+    def connect_relays(self) -> MemoryRelays:
         return MemoryRelays(self.relays)
 
     @asynccontextmanager
@@ -194,5 +193,16 @@ async def purchase(client: Client, job: Wanted | None = None) -> Purchase:
     return Purchase(await buy(client, job or wanted(), deliver), pieces)
 
 
-def now() -> Timestamp:
-    return loop_clock().timestamp
+async def open_session(client: Client, job: Wanted | None = None) -> OpenSession:
+    """A session with the node that sells this job best."""
+    session = await client.open_session(await client.wait_for_choice((job or wanted()).to_request()))
+    assert isinstance(session, OpenSession)
+    return session
+
+
+def start_job(session: OpenSession, job: Wanted | None = None) -> RunningJob:
+    """Begin a job in an open session."""
+    order = (job or wanted()).to_order(session.contract.quote.row, AmountMsat(50_000))
+    plan = session.price(order)
+    assert not isinstance(plan, Refusal)
+    return session.start_job(order, plan)

@@ -1,11 +1,9 @@
 """Client and node as roles, whole: found, quoted, opened, paid, delivered, accounted for, and every way that fails."""
 
-from dataclasses import replace
-
 import anyio
 import pytest
 
-from relaymesh.machines.records import EvidenceRecord, JobState, TrancheState
+from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery
@@ -14,7 +12,7 @@ from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.evidence import read_receipt
 from relaymesh.protocol.refusal import RefusalCode
 from relaymesh.units import AmountMsat
-from tests.roles.market import PROMPT, Market, chat_row, purchase, wanted
+from tests.roles.market import PROMPT, Market, chat_row, open_session, purchase, start_job, wanted
 
 pytestmark = pytest.mark.anyio
 
@@ -171,16 +169,11 @@ async def test_many_jobs_share_one_session() -> None:
     async with Market().open() as market:
         node = await market.add_node(maximum_jobs=32)
         async with market.client() as client:
-            selection = await client.wait_for_choice(wanted().to_request())
-            session = await client.open_session(selection)
-            assert not isinstance(session, tuple) and hasattr(session, "start_job")
+            session = await open_session(client)
             texts: dict[int, str] = {}
 
             async def run(number: int) -> None:
-                job = wanted(f"job {number} says hello")
-                order = job.to_order(session.contract.quote.row, AmountMsat(50_000))
-                plan = session.price(order)
-                async with session.start_job(order, plan) as running:  # type: ignore[arg-type]
+                async with start_job(session, wanted(f"job {number} says hello")) as running:
                     texts[number] = "".join([piece async for piece in running.outputs()])
                     outcome = await running.wait_outcome()
                 assert outcome.state is JobState.DONE and outcome.is_verified
@@ -189,20 +182,17 @@ async def test_many_jobs_share_one_session() -> None:
                 for number in range(20):
                     tasks.start_soon(run, number)
             assert all(f"job {number} " in text for number, text in texts.items()) and len(texts) == 20
-        evidence = [record for record in await node.ledger.find_evidence() if isinstance(record, EvidenceRecord)]
-        assert len([record for record in evidence if record.event.kind == Kind.METERING]) == 20
+        kinds = [record.event.kind for record in await node.ledger.find_evidence()]
+        assert kinds.count(Kind.METERING) == 20
 
 
 async def test_a_connection_that_breaks_in_mid_stream_is_resumed_without_loss() -> None:
     async with Market().open() as market:
         await market.add_node(script=RunScript(pace_ms=200), tranche_units=None)
         async with market.client() as client:
-            selection = await client.wait_for_choice(wanted().to_request())
-            session = await client.open_session(selection)
-            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
-            plan = session.price(order)  # type: ignore[union-attr]
+            session = await open_session(client)
             pieces: list[str] = []
-            async with session.start_job(order, plan) as job:  # type: ignore[union-attr, arg-type]
+            async with start_job(session) as job:
                 async for piece in job.outputs():
                     pieces.append(piece)
                     if len(pieces) == 2:
@@ -235,11 +225,8 @@ async def test_a_client_that_is_gone_stops_the_runner() -> None:
     async with Market().open() as market:
         node = await market.add_node(script=RunScript(pace_ms=1_000), tranche_units=None)
         async with market.client() as client:
-            selection = await client.wait_for_choice(wanted().to_request())
-            session = await client.open_session(selection)
-            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
-            plan = session.price(order)  # type: ignore[union-attr]
-            async with session.start_job(order, plan) as job:  # type: ignore[union-attr, arg-type]
+            session = await open_session(client)
+            async with start_job(session) as job:
                 async for _ in job.outputs():
                     break
         await anyio.sleep(31)
@@ -259,16 +246,12 @@ async def test_a_node_says_that_it_is_draining_when_it_stops() -> None:
             assert status is not None and status.status.state == "draining"
 
 
-async def test_a_changed_price_leaves_a_warm_quote_valid_until_it_expires() -> None:
+async def test_a_quote_past_its_time_begins_no_more_jobs() -> None:
     async with Market().open() as market:
         await market.add_node()
         async with market.client() as client:
-            selection = await client.wait_for_choice(wanted().to_request())
-            session = await client.open_session(selection)
-            order = wanted().to_order(session.contract.quote.row, AmountMsat(50_000))  # type: ignore[union-attr]
+            session = await open_session(client)
             await anyio.sleep(61)
-            late = replace(order, client_nonce=b"\x01" * 32)
-            plan = session.price(late)  # type: ignore[union-attr]
-            async with session.start_job(late, plan) as job:  # type: ignore[union-attr, arg-type]
+            async with start_job(session) as job:
                 outcome = await job.wait_outcome()
         assert outcome.refusal is not None and outcome.refusal.code is RefusalCode.EXPIRED
