@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from tests.house import tree
 
 # Needed by what they are named for, never imported by us.
-NOT_IMPORTED = {"bitstring": "bolt11", "pyln-proto": "pyln-client", "httptools": "uvicorn"}
+NOT_IMPORTED = {"bitstring": "bolt11", "pyln-proto": "pyln-client"}
 PLATFORMS = (
     {"sys_platform": "linux", "platform_machine": "x86_64"},
     {"sys_platform": "darwin", "platform_machine": "arm64"},
