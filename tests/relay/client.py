@@ -66,6 +66,14 @@ class ClosedByRelay(Exception):
         self.code = code
 
 
+class RefusedByRelay(Exception):
+    """The relay answered the handshake with another status than 101."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"refused with status {status}")
+        self.status = status
+
+
 class Client:
     """One WebSocket connection, frame by frame."""
 
@@ -87,7 +95,9 @@ class Client:
         while b"\r\n\r\n" not in self._buffer:
             await self._fill()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        assert b" 101 " in head, head
+        if b" 101 " not in head:
+            await self._stream.aclose()
+            raise RefusedByRelay(int(head.split(b" ")[1]))
         return self
 
     async def __aexit__(

@@ -1,0 +1,220 @@
+"""The relay information document (NIP-11) says what is enforced, limit by limit, and HTTP answers what it should."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.proof_of_work import mine
+from relaymesh.nostr.relay_information import parse_relay_information
+from relaymesh.units import Timestamp
+from relaymesh_relay.settings import Access, Identity, Limits, Network, Rates
+from tests.relay.client import (
+    ALICE,
+    BOB,
+    Client,
+    ClosedByRelay,
+    RefusedByRelay,
+    request,
+    running_relay,
+    settings_in,
+    sign,
+)
+
+pytestmark = pytest.mark.anyio
+
+Attempt = Callable[[Client, int], Awaitable[bool]]
+
+
+async def information(url: str, path: str = "/") -> dict[str, Any]:
+    head, body = await request(url, f"GET {path} HTTP/1.1\nHost: x\nAccept: application/nostr+json\n\n")
+    assert head.startswith("HTTP/1.1 200 ") and "Content-Type: application/nostr+json" in head
+    assert "Access-Control-Allow-Origin: *" in head
+    parse_relay_information(body)
+    document = orjson.loads(body)
+    assert isinstance(document, dict)
+    return document
+
+
+async def send_message_of(client: Client, size: int) -> bool:
+    await client.send_frame(b'["CLOSE","' + b"x" * (size - 12) + b'"]')
+    try:
+        message = await client.receive()
+    except ClosedByRelay as closed:
+        return closed.code != 1_009
+    return bool(message[0] == "NOTICE")  # too long a name, but it was read
+
+
+async def open_subscriptions(client: Client, count: int) -> bool:
+    answers = []
+    for number in range(count):
+        await client.send("REQ", str(number), {"limit": 0})
+        answers.append((await client.receive())[0])
+    return answers == ["EOSE"] * count
+
+
+async def name_a_subscription(client: Client, length: int) -> bool:
+    await client.send("REQ", "n" * length, {"limit": 0})
+    return bool((await client.receive())[0] == "EOSE")
+
+
+async def submit_with_tags(client: Client, count: int) -> bool:
+    return (await client.submit(sign(tags=[["t", "x"]] * count)))[0]
+
+
+async def submit_content_of(client: Client, length: int) -> bool:
+    return (await client.submit(sign(content="é" * length)))[0]
+
+
+async def submit_from_the_future(client: Client, seconds: int) -> bool:
+    slack = 0 if seconds <= 60 else 60  # the clock goes on between the two looks at it
+    return (await client.submit(sign(created_at=int(time.time()) + seconds + slack)))[0]
+
+
+async def submit_from_the_past(client: Client, seconds: int) -> bool:
+    return (await client.submit(sign(created_at=int(time.time()) - seconds + (5 if seconds <= 60 else 0))))[0]
+
+
+async def fetch(client: Client, count: int) -> bool:
+    for number in range(count):
+        await client.submit(sign(content=str(number)))
+    return len(await client.query({"limit": count})) == count
+
+
+async def fetch_by_default(client: Client, count: int) -> bool:
+    for number in range(count):
+        await client.submit(sign(content=str(number)))
+    return len(await client.query({})) == count
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    limits: Limits
+    attempt: Attempt
+
+
+CASES = [
+    Case("max_message_length", Limits(message_bytes=2_000), send_message_of),
+    Case("max_subscriptions", Limits(subscriptions=3), open_subscriptions),
+    Case("max_subid_length", Limits(subscription_id_characters=10), name_a_subscription),
+    Case("max_event_tags", Limits(event_tags=5), submit_with_tags),
+    Case("max_content_length", Limits(content_characters=7), submit_content_of),
+    Case("created_at_upper_limit", Limits(created_at_future_seconds=60), submit_from_the_future),
+    Case("created_at_lower_limit", Limits(created_at_past_seconds=60), submit_from_the_past),
+    Case("max_limit", Limits(limit=4), fetch),
+    Case("default_limit", Limits(default_limit=4), fetch_by_default),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_what_is_announced_is_allowed_and_one_more_is_not(tmp_path: Path, case: Case) -> None:
+    async with running_relay(settings_in(tmp_path, limits=case.limits)) as url:
+        announced = (await information(url))["limitation"][case.name]
+        async with Client(url) as client:
+            assert await case.attempt(client, announced)
+        async with Client(url) as client:
+            assert not await case.attempt(client, announced + 1)
+
+
+def mined(bits: int) -> VerifiedEvent:
+    return ALICE.sign(mine(UnsignedEvent(ALICE.public_key, Timestamp(1), 1, (), ""), bits))
+
+
+async def test_the_announced_proof_of_work_is_asked_for(tmp_path: Path) -> None:
+    async with running_relay(settings_in(tmp_path, limits=Limits(proof_of_work_bits=8))) as url, Client(url) as client:
+        bits = (await information(url))["limitation"]["min_pow_difficulty"]
+        assert (await client.submit(mined(bits)))[0]
+        accepted, message = await client.submit(mined(bits - 1))
+        assert not accepted and message.startswith("pow:")
+
+
+async def test_every_limit_that_is_announced_is_tested_here(relay_url: str, tmp_path: Path) -> None:
+    everything = settings_in(tmp_path, limits=Limits(created_at_past_seconds=9))
+    async with running_relay(everything) as url:
+        announced = {name for name, value in (await information(url))["limitation"].items() if type(value) is int}
+    assert announced == {case.name for case in CASES} | {"min_pow_difficulty"}
+
+
+@pytest.mark.parametrize(
+    "access", [Access(), Access(authenticate_to_read=True), Access(allowed_authors=(BOB.public_key,))]
+)
+async def test_what_is_announced_about_access_is_true(tmp_path: Path, access: Access) -> None:
+    async with running_relay(settings_in(tmp_path, access=access)) as url, Client(url) as client:
+        limitation = (await information(url))["limitation"]
+        accepted, _ = await client.submit(sign(ALICE))
+        assert accepted != limitation["restricted_writes"]
+        await client.send("REQ", "q", {"limit": 0})
+        assert ((await client.receive())[0] == "AUTH") == limitation["auth_required"]
+
+
+async def test_the_document_names_the_relay_and_only_what_is_done(tmp_path: Path) -> None:
+    identity = Identity(name="Näme", description="d", contact="https://example.org", public_key=ALICE.public_key)
+    async with running_relay(settings_in(tmp_path, identity=identity)) as url:
+        document = await information(url, "/any/path")
+    assert document["name"] == "Näme" and document["pubkey"] == ALICE.public_key
+    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 70]
+
+
+async def test_a_browser_gets_a_page_and_a_script_may_ask_from_anywhere(relay_url: str) -> None:
+    head, body = await request(relay_url, "GET / HTTP/1.1\nHost: x\nAccept: text/html\n\n")
+    assert "text/html" in head and b"<h1>RelayMesh relay</h1>" in body
+    head, body = await request(relay_url, "HEAD / HTTP/1.1\nHost: x\n\n")
+    assert " 200 " in head and body == b""
+    head, _ = await request(relay_url, "OPTIONS / HTTP/1.1\nHost: x\n\n")
+    assert " 204 " in head and "Access-Control-Allow-Headers: *" in head and "Access-Control-Allow-Methods: " in head
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("POST / HTTP/1.1\nHost: x\n\n", 405),
+        ("nonsense\n\n", 400),
+        ("GET / HTTP/1.1\nX: " + "x" * 20_000, 431),
+        ("GET / HTTP/1.1\nHost: x\nUpgrade: websocket\n\n", 426),
+        ("GET / HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 7\n\n", 400),
+    ],
+)
+async def test_http_that_is_not_understood_is_refused(relay_url: str, text: str, status: int) -> None:
+    head, _ = await request(relay_url, text)
+    assert head.startswith(f"HTTP/1.1 {status} ")
+
+
+@pytest.mark.parametrize(
+    ("network", "status"),
+    [
+        (Network(connections=2), "503"),
+        (Network(connections_per_address=2, exempt_loopback=False), "429"),
+    ],
+)
+async def test_one_connection_too_many_is_refused_until_another_closes(
+    tmp_path: Path, network: Network, status: str
+) -> None:
+    async with running_relay(settings_in(tmp_path, network=network)) as url:
+        async with Client(url), Client(url):
+            with pytest.raises(RefusedByRelay, match=status):
+                await Client(url).__aenter__()
+        async with Client(url) as client:
+            assert await client.query({}) == []
+
+
+async def test_a_trusted_proxy_names_the_address(tmp_path: Path) -> None:
+    network = Network(connections_per_address=1, address_header="X-Real-IP")
+    one, other = "X-Real-IP: 192.0.2.1\r\n", "X-Real-IP: 192.0.2.2\r\n"
+    async with running_relay(settings_in(tmp_path, network=network)) as url, Client(url, one), Client(url, other):
+        with pytest.raises(RefusedByRelay, match="429"):
+            await Client(url, one).__aenter__()
+
+
+async def test_rates_do_not_hold_for_this_machine_unless_it_is_asked(tmp_path: Path) -> None:
+    rates = Rates(events_per_second=1, events_burst=1)
+    for is_exempt in (True, False):
+        settings = settings_in(tmp_path, rates=rates, network=Network(exempt_loopback=is_exempt))
+        async with running_relay(settings) as url, Client(url) as client:
+            answers = [await client.submit(sign(content=f"{is_exempt}{number}")) for number in range(3)]
+            assert [accepted for accepted, _ in answers] == [True, is_exempt, is_exempt]
