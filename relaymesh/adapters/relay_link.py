@@ -22,6 +22,7 @@ from relaymesh.machines.relay_connection_interface import (
     EventArrived,
     Publish,
     PublishAnswered,
+    RelayConnectionSettings,
     RelayEffect,
     RelayInput,
     RelayLost,
@@ -74,6 +75,7 @@ class RelayLink:
         authenticate: Signs NIP-42 challenges; None where nobody can.
         tls: For `wss`.
         verifiers: How many threads check signatures at once, all relays together.
+        settings: How long answers and reconnects are waited for.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RelayLink:
         authenticate: Authenticator | None,
         tls: ssl.SSLContext | None,
         verifiers: anyio.CapacityLimiter,
+        settings: RelayConnectionSettings,
     ) -> None:
         self.url = url
         self._uri = uri
@@ -93,7 +96,7 @@ class RelayLink:
         self._authenticate = authenticate
         self._tls = tls
         self._verifiers = verifiers
-        self._machine = RelayConnection(can_authenticate=authenticate is not None)
+        self._machine = RelayConnection(can_authenticate=authenticate is not None, settings=settings)
         self._subscriptions: dict[str, RelaySubscription] = {}
         self._asked: dict[EventId, _Asked] = {}
         self._arrived: list[EventArrived | StoredEventsSent] = []

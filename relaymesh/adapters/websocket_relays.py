@@ -14,6 +14,7 @@ from websockets.uri import WebSocketURI
 from relaymesh.adapters.addresses import parse_endpoint, resolve_endpoint
 from relaymesh.adapters.relay_link import Authenticator, RelayLink
 from relaymesh.errors import LocalProtocolError, SessionError, UsageError
+from relaymesh.machines.relay_connection_interface import RelayConnectionSettings
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.relay_urls import normalise_relay_url
@@ -37,6 +38,7 @@ class WebSocketRelays:
         authenticate: Signs NIP-42 challenges; None where nobody can.
         allow_private: Also connect guests at loopback, private, link-local and shared addresses.
         tls: For `wss`; None means the system's certificate authorities.
+        settings: How long answers and reconnects are waited for.
         maximum_unread: How many deliveries wait in one subscription before the oldest give way.
 
     Raises:
@@ -50,12 +52,14 @@ class WebSocketRelays:
         authenticate: Authenticator | None = None,
         allow_private: bool = False,
         tls: ssl.SSLContext | None = None,
+        settings: RelayConnectionSettings | None = None,
         maximum_unread: int = MAXIMUM_UNREAD,
     ) -> None:
         self._urls = tuple(dict.fromkeys(map(normalise_relay_url, urls)))
         self._authenticate = authenticate
         self._allow_private = allow_private
         self._tls = tls
+        self._settings = settings or RelayConnectionSettings()
         self._maximum_unread = maximum_unread
         self._links: dict[str, RelayLink] = {}
         self._subscription_ids = itertools.count(1)
@@ -168,7 +172,9 @@ class WebSocketRelays:
         uri = parse_endpoint(url)
         if uri.secure and self._tls is None:
             self._tls = ssl.create_default_context()
-        link = RelayLink(url, uri, resolve, self.counters, self._authenticate, self._tls, self._verifiers)
+        link = RelayLink(
+            url, uri, resolve, self.counters, self._authenticate, self._tls, self._verifiers, self._settings
+        )
         self._links[url] = link
         self._group.start_soon(link.run)
         return link
