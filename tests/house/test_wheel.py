@@ -43,15 +43,20 @@ def test_the_wheel_holds_the_types_the_commands_and_the_licence(wheel: zipfile.Z
     assert "relaymesh = relaymesh.cli:main" in wheel.read(entry_points).decode()
 
 
-def test_the_wheel_works_in_an_empty_directory(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    wheel.extractall(tmp_path / "site")
+def _run_installed(wheel: zipfile.ZipFile, folder: Path, *arguments: str) -> str:
+    """What Python prints in an empty folder, with the wheel's content first on its path."""
+    wheel.extractall(folder / "site")
+    (folder / "empty").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder / "empty", env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_wheel_holds_what_is_imported(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     program = "import relaymesh.nostr.keys, relaymesh_relay; print(relaymesh.__file__, relaymesh_relay.__file__)"
-    outcome = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert outcome.stdout.count(str(tmp_path)) == 2
+    assert _run_installed(wheel, tmp_path, "-c", program).count(str(tmp_path)) == 2
+
+
+def test_the_command_line_works_in_an_empty_directory(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    assert _run_installed(wheel, tmp_path, "-m", "relaymesh", "--version").startswith("relaymesh ")
