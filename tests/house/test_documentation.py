@@ -38,7 +38,7 @@ def test_every_transition_table_has_its_diagram() -> None:
     tables = sum(
         isinstance(node, ast.Call) and ast.unparse(node.func).split("[")[0].endswith("TransitionTable")
         for module in tree.modules("relaymesh/")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
     )
     assert len(generate.transition_tables()) == tables, "a table is a public name of its machine's module"
 
@@ -105,7 +105,7 @@ def test_every_metric_is_documented() -> None:
         (node.args[0].value, ast.unparse(node.func).split(".")[-1].lower())
         for module in tree.code()
         if "prometheus_client" in module.text
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).split(".")[-1] in METRIC_CLASSES
         and node.args

@@ -45,7 +45,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _impurities(module: tree.Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
             yield f"{module.path}:{node.lineno}: async"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NOT_PURE_BUILTINS:
@@ -70,7 +70,7 @@ def test_below_the_line_only_pure_modules_are_imported() -> None:
 def test_only_key_generation_draws_randomness_below_the_line() -> None:
     users = [m for m in tree.code() if m.is_below_the_line and "secrets" in _roots(m)]
     assert [module.name for module in users] == ["relaymesh.nostr.keys"]
-    (generate,) = (n for n in ast.walk(users[0].tree) if isinstance(n, ast.FunctionDef) and n.name == "generate")
+    (generate,) = (n for n in users[0].nodes if isinstance(n, ast.FunctionDef) and n.name == "generate")
     drawn = [line for name, line in _all_names(users[0]) if name.startswith("secrets.")]
     assert drawn, "KeyPair.generate draws from the system"
     assert all(generate.lineno <= line <= (generate.end_lineno or 0) for line in drawn)
@@ -81,7 +81,7 @@ def _roots(module: tree.Module) -> set[str]:
 
 
 def _all_names(module: tree.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Attribute):
             yield _dotted(node), node.lineno
 
@@ -121,7 +121,7 @@ def test_the_relay_knows_nostr_units_and_errors_and_nothing_else_of_relaymesh() 
 def test_every_stream_between_tasks_is_bounded() -> None:
     found = []
     for module in tree.code():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call):
                 function = node.func.value if isinstance(node.func, ast.Subscript) else node.func
                 if _dotted(function).split(".")[-1] == "create_memory_object_stream" and any(

@@ -39,7 +39,7 @@ def test_no_module_is_called_by_a_name_that_says_nothing() -> None:
 
 
 def _defined_names(module: tree.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name, node.lineno
         elif isinstance(node, ast.arg):
@@ -75,7 +75,7 @@ def test_functions_stay_short() -> None:
     found = [
         f"{module.path}:{node.lineno}: {node.name} has {lines} lines"
         for module in _ours(tree.modules("relaymesh/", "relay/", "bench/", "examples/"))
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAXIMUM_FUNCTION_LINES
     ]
@@ -85,7 +85,7 @@ def test_functions_stay_short() -> None:
 def test_a_port_has_one_idea() -> None:
     found = []
     for module in tree.modules("relaymesh/ports/"):
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
                 methods = [m.name for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
                 if len(methods) > MAXIMUM_PORT_METHODS:

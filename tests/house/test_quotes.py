@@ -38,7 +38,7 @@ def _prose(module: tree.Module) -> list[tuple[int, str]]:
     """Docstrings, other bare strings, and blocks of comment lines, each as one text with its first line."""
     texts = [
         (node.lineno, node.value.value)
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     ]
     block: list[str] = []

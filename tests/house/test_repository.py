@@ -61,7 +61,7 @@ def test_nothing_is_left_to_be_implemented() -> None:
     found = [
         f"{module.path}:{node.lineno}"
         for module in tree.everything()
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Name) and node.id == "NotImplementedError"
     ]
     assert not found
@@ -91,7 +91,7 @@ def test_no_test_sleeps() -> None:
     for module in tree.modules("tests/"):
         if _is_on_a_virtual_clock(module):
             continue
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(("sleep", "sleep_until")):
                 continue
             if [ast.unparse(argument) for argument in node.args] != ["0"]:
@@ -99,29 +99,36 @@ def test_no_test_sleeps() -> None:
     assert not found, "wait for a condition; a test that sleeps is slow or wrong:\n" + "\n".join(found)
 
 
-def _checks_something(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether it asserts, expects an exception, refuses all but one, or calls what says that it checks."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+CHECKS = frozenset({"raises", "fail", "warns", "suppress", "rule"})
+
+
+def _checks_something(function: Function, checkers: set[str]) -> bool:
+    """Whether it asserts, expects an exception, refuses all but one, or calls something that does."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert | ast.Try):
             return True
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func).split(".")[-1].lstrip("_")
-            if name in {"raises", "fail", "warns", "suppress", "rule"} or name.startswith(
-                ("assert", "check", "expect", "verify")
-            ):
+            name = ast.unparse(node.func).split(".")[-1]
+            if name in CHECKS | checkers or name.lstrip("_").startswith(("assert", "check", "expect", "verify")):
                 return True
     return False
 
 
+def _checking_functions(module: tree.Module) -> set[str]:
+    """The names of the module's functions that check something, themselves or through one another."""
+    functions = [node for node in module.nodes if isinstance(node, Function)]
+    checkers: set[str] = set()
+    while more := {f.name for f in functions if f.name not in checkers and _checks_something(f, checkers)}:
+        checkers |= more
+    return checkers
+
+
 def test_every_test_can_fail() -> None:
-    found = [
-        f"{module.path}:{node.lineno}: {node.name}"
-        for module in tree.modules("tests/")
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-        and not _checks_something(node)
-    ]
+    found = []
+    for module in tree.modules("tests/"):
+        tests = {node.name for node in module.nodes if isinstance(node, Function) and node.name.startswith("test_")}
+        found += [f"{module.path}: {name}" for name in tests - _checking_functions(module)] if tests else []
     assert not found, "these check nothing:\n" + "\n".join(found)
 
 

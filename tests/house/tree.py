@@ -19,12 +19,13 @@ MODULES_BELOW_THE_LINE = ("relaymesh.units", "relaymesh.errors")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A Python file: its path below the root, its dotted name, its text and its syntax tree."""
+    """A Python file: its path below the root, its dotted name, its text, its syntax tree and every node of that."""
 
     path: str
     name: str
     text: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]
 
     @property
     def floor(self) -> str:
@@ -85,14 +86,16 @@ def everything() -> tuple[Module, ...]:
 
 def imports(module: Module) -> Iterator[tuple[str, int]]:
     """Every name a module imports, absolute, with its line: `import a.b` gives a.b, `from a import b` gives a.b."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
+@cache
 def _parse(path: str) -> Module:
     text = text_of(path) or ""
     name = path.removeprefix("relay/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    return Module(path, name, text, ast.parse(text, filename=path))
+    syntax = ast.parse(text, filename=path)
+    return Module(path, name, text, syntax, tuple(ast.walk(syntax)))
