@@ -1,7 +1,7 @@
 """Settings into running roles: here adapters are chosen and joined, and only here."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from relaymesh.adapters.core_lightning import CoreLightningWallet
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
 from relaymesh.adapters.embedded_runner import EmbeddedRunner
 from relaymesh.adapters.invoices import decode_invoice_in_thread
-from relaymesh.adapters.key_files import load_or_create_key
+from relaymesh.adapters.key_files import load_or_create_key, load_or_create_ledger_key
 from relaymesh.adapters.openai_runner import OpenAiRunner
 from relaymesh.adapters.paced_runner import PacedRunner
 from relaymesh.adapters.runner_discovery import find_servers
@@ -18,6 +18,7 @@ from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
 from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import UsageError
+from relaymesh.machines.records import Side
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.runners import Runner, RunnerModel
 from relaymesh.protocol.codec import SignedOffer
@@ -64,18 +65,24 @@ def open_wallet(wallet: Wallet) -> CoreLightningWallet:
     return CoreLightningWallet(Path(wallet.lightning_rpc).expanduser())
 
 
+def open_ledger(directory: Path, side: Side, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlLedger]:
+    """The ledger of one side in this folder, with its key beside it."""
+    key = load_or_create_ledger_key(directory / "ledger.key")
+    return SqlLedger.open(directory / f"{side}.sqlite3", key=key, read_only=read_only)
+
+
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """A client with its relays, wallet and ledger, while the block lasts."""
     directory = data_directory(settings)
-    key = load_or_create_key(directory / "client.key")
     wallet = settings.wallet
+    payer = open_wallet(wallet)
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(SqlLedger.open(directory / "client.sqlite3", key=key.reveal_secret()))
+        ledger = await stack.enter_async_context(open_ledger(directory, "client"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         tools = ClientTools(
-            wallet=open_wallet(wallet),
+            wallet=payer,
             ledger=ledger,
             read_invoice=decode_invoice_in_thread,
             clock=system_clock,
@@ -101,7 +108,7 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
         runner = await stack.enter_async_context(open_runner(settings))
         rows = price_rows(runner.models, node)
         lightning = await wallet.info()
-        ledger = await stack.enter_async_context(SqlLedger.open(directory / "node.sqlite3", key=key.reveal_secret()))
+        ledger = await stack.enter_async_context(open_ledger(directory, "node"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         serving = Node(
             NodeSettings(

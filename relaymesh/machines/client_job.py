@@ -22,7 +22,14 @@ from relaymesh.machines.job_events import (
     SessionEnded,
     SessionRestored,
 )
-from relaymesh.machines.job_outcome import JobEnded, JobObservation, find_complaints, make_job_record, make_receipt
+from relaymesh.machines.job_outcome import (
+    JobEnded,
+    JobObservation,
+    find_complaints,
+    keep_quote,
+    make_job_record,
+    make_receipt,
+)
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
 from relaymesh.machines.settlement import (
@@ -166,7 +173,7 @@ class ClientJob:
         self._created_at_ms = now.unix_ms
         self._observation.started = now.instant
         self._effects += [
-            Store((self._job_record(JobState.OPEN),)),
+            Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id, self._signer))),
             Send(self.job_message()),
             Send(CreditMessage(self.job_id, CREDIT_BYTES)),
         ]
@@ -236,17 +243,7 @@ class ClientJob:
 
     def job_message(self) -> JobMessage:
         """The JOB: the same bytes each time it is sent."""
-        order = self.order
-        return JobMessage(
-            job_id=self.job_id,
-            client_nonce=order.client_nonce.hex(),
-            quote_id=self.contract.quote_event.id,
-            model=order.model,
-            job_type=order.job_type,
-            body=order.body,
-            output_units=order.output_units,
-            max_msat=order.maximum_msat,
-        )
+        return self.order.to_message(self.contract)
 
     def _receive_message(self, message: SessionMessage, now: Moment) -> None:
         match message:
@@ -392,9 +389,8 @@ class ClientJob:
             return JobState.UNKNOWN
         if self._is_cancelled:
             return JobState.CANCELLED
-        if self._failure is not None or (self._metering is not None and self._metering.record.status == "failed"):
-            return JobState.FAILED
-        return JobState.DONE
+        recorded_failure = self._metering is not None and self._metering.record.status == "failed"
+        return JobState.FAILED if self._failure is not None or recorded_failure else JobState.DONE
 
     def _job_record(self, state: JobState) -> JobRecord:
         paid = self._settlement.paid_msat

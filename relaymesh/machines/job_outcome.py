@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from relaymesh.machines.buyer_settlement import BuyerSettlement
-from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.market.pricing import cost
-from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import Signer, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, build_receipt
 from relaymesh.protocol.metering import JobStatus, MeteredUnits, MeteringRecord, commit_to_payment
@@ -181,3 +181,9 @@ def make_job_record(
         reason="" if failure is None else failure.to_wire(),
         body=order.body if state in (JobState.OPEN, JobState.UNKNOWN) else "",
     )
+
+
+def keep_quote(contract: SessionContract, job_id: JobId, signer: Signer) -> EvidenceRecord:
+    """The quote as evidence of the price: it was sealed to us, so it is kept with what it says."""
+    quote = contract.quote_event
+    return EvidenceRecord("client", job_id, quote, signer.open(quote.content, quote.public_key))

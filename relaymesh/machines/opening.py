@@ -21,6 +21,7 @@ from relaymesh.machines.opening_events import (
     OpeningSettings,
     Publish,
     QuoteArrived,
+    QuotesCollected,
     RelayAnswered,
     SessionAgreed,
 )
@@ -53,6 +54,7 @@ OPENING_TRANSITIONS: Final = TransitionTable(
         (_S.READY, "start", _S.QUOTING),
         (_S.QUOTING, "best quote", _S.REQUESTING),
         (_S.QUOTING, "no quote", _S.ENDED),
+        (_S.QUOTING, "quotes only", _S.ENDED),
         (_S.REQUESTING, "next quote", _S.REQUESTING),
         (_S.REQUESTING, "no quote left", _S.ENDED),
         (_S.REQUESTING, "accept", _S.ENDED),
@@ -94,6 +96,7 @@ class Opening:
         ephemeral_key: The client's x-only key for the session to come.
         relay_urls: The relays we listen on, best first.
         entropy: For salts and nonces.
+        wants_session: False asks for quotes and leaves it at that.
     """
 
     def __init__(
@@ -105,11 +108,13 @@ class Opening:
         relay_urls: tuple[str, ...],
         entropy: Entropy,
         settings: OpeningSettings | None = None,
+        wants_session: bool = True,
     ) -> None:
         self.state = OPENING_TRANSITIONS.initial
         self._selection, self._signer, self._ephemeral_key = selection, signer, ephemeral_key
         self._relay_urls, self._entropy = relay_urls, entropy
         self._settings = settings or OpeningSettings()
+        self._wants_session = wants_session
         self._requests: list[_Request] = []
         self._quotes: list[_Quoted] = []
         self._chosen: _Quoted | None = None
@@ -303,7 +308,13 @@ class Opening:
             if not request.answered:
                 late = refuse(RefusalCode.RUNNER_UNAVAILABLE, "the node did not answer in time")
                 self._refusals[request.choice.candidate.offer.node] = late
-        self._request_session("best quote" if self.state is _S.QUOTING else "next quote", now)
+        if self._wants_session:
+            self._request_session("best quote" if self.state is _S.QUOTING else "next quote", now)
+            return
+        self._move("quotes only", _S.ENDED)
+        self._decide_at = None
+        quotes = tuple((quoted.choice, quoted.quote) for quoted in sorted(self._quotes, key=lambda q: q.preference))
+        self._effects.append(QuotesCollected(quotes, tuple(self._refusals.items())))
 
     def _request_session(self, trigger: str, now: Moment) -> None:
         self._requests.clear()

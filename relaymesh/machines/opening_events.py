@@ -89,5 +89,13 @@ class OpeningFailed:
     refusals: tuple[tuple[PublicKey, Refusal], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class QuotesCollected:
+    """Effect, the last one when only quotes were wanted: those that came, best first."""
+
+    quotes: tuple[tuple[Choice, Quote], ...]
+    refusals: tuple[tuple[PublicKey, Refusal], ...]
+
+
 OpeningInput = EventArrived | RelayAnswered | Mined
-OpeningEffect = Publish | Mine | QuoteArrived | SessionAgreed | OpeningFailed
+OpeningEffect = Publish | Mine | QuoteArrived | SessionAgreed | OpeningFailed | QuotesCollected

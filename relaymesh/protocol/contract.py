@@ -8,7 +8,7 @@ from typing import Protocol
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.quote import Quote, QuotedTerm
-from relaymesh.protocol.session_messages import JobId, SessionId
+from relaymesh.protocol.session_messages import JobId, JobMessage, SessionId
 from relaymesh.units import AmountMsat
 
 
@@ -60,6 +60,19 @@ class JobOrder:
     def job_id(self, session_id: SessionId) -> JobId:
         """SHA-256(session id ‖ client nonce) (RM-02, "Jobs")."""
         return JobId(hashlib.sha256(bytes.fromhex(session_id) + self.client_nonce).hexdigest())
+
+    def to_message(self, contract: SessionContract) -> JobMessage:
+        """The JOB that asks for it under this contract."""
+        return JobMessage(
+            job_id=self.job_id(contract.session_id),
+            client_nonce=self.client_nonce.hex(),
+            quote_id=contract.quote_event.id,
+            model=self.model,
+            job_type=self.job_type,
+            body=self.body,
+            output_units=self.output_units,
+            max_msat=self.maximum_msat,
+        )
 
 
 class Commitments(Protocol):

@@ -27,6 +27,7 @@ from relaymesh.machines.opening_events import (
     OpeningSettings,
     Publish,
     QuoteArrived,
+    QuotesCollected,
     RelayAnswered,
     SessionAgreed,
 )
@@ -67,6 +68,7 @@ class ClientSettings:
 
 
 QuoteWatcher = Callable[[QuoteArrived], None]
+OpeningEnd = SessionAgreed | OpeningFailed | QuotesCollected
 
 
 class Client:
@@ -158,6 +160,29 @@ class Client:
         """
         key = key or KeyPair.generate()
         ephemeral = KeyPair.generate()
+        result = await self._converse(selection, key, ephemeral, on_quote, wants_session=True)
+        if isinstance(result, SessionAgreed):
+            return await self._connect(result, key, ephemeral)
+        assert isinstance(result, OpeningFailed)
+        return result
+
+    async def collect_quotes(self, selection: Selection) -> QuotesCollected:
+        """Ask the chosen nodes for quotes, and leave it at that."""
+        key = KeyPair.generate()
+        result = await self._converse(selection, key, key, None, wants_session=False)
+        assert isinstance(result, QuotesCollected)
+        return result
+
+    async def _converse(
+        self,
+        selection: Selection,
+        key: KeyPair,
+        ephemeral: KeyPair,
+        on_quote: QuoteWatcher | None,
+        *,
+        wants_session: bool,
+    ) -> OpeningEnd:
+        """Drive an `Opening` over the relays to its last effect."""
         answers = Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),))
         machine = Opening(
             selection,
@@ -166,6 +191,7 @@ class Client:
             relay_urls=self._relays.urls,
             entropy=Entropy(token_bytes(32)),
             settings=self._settings.opening,
+            wants_session=wants_session,
         )
         run = _OpeningRun(self._relays, machine, self.tools, on_quote)
         async with self._relays.subscribe((answers,)) as deliveries, anyio.create_task_group() as tasks:
@@ -179,9 +205,7 @@ class Client:
             await run.driver.run()
             tasks.cancel_scope.cancel()
         assert run.result is not None
-        if isinstance(run.result, OpeningFailed):
-            return run.result
-        return await self._connect(run.result, key, ephemeral)
+        return run.result
 
     async def _connect(self, agreed: SessionAgreed, key: KeyPair, ephemeral: KeyPair) -> OpenSession:
         contract, accept = agreed.contract, agreed.accept
@@ -210,7 +234,7 @@ class _OpeningRun:
     """An `Opening` machine joined to relays."""
 
     def __init__(self, relays: Relays, machine: Opening, tools: ClientTools, on_quote: QuoteWatcher | None) -> None:
-        self.result: SessionAgreed | OpeningFailed | None = None
+        self.result: OpeningEnd | None = None
         self.driver: Driver[OpeningInput, OpeningEffect] = Driver(machine, self._carry_out, tools.clock)
         self._relays, self._on_quote = relays, on_quote
 
@@ -223,7 +247,7 @@ class _OpeningRun:
             case QuoteArrived():
                 if self._on_quote is not None:
                     self._on_quote(effect)
-            case SessionAgreed() | OpeningFailed():
+            case SessionAgreed() | OpeningFailed() | QuotesCollected():
                 self.result = effect
                 driver.stop()
 

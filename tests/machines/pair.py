@@ -32,8 +32,9 @@ from relaymesh.machines.settlement import (
 )
 from relaymesh.market.admission import admit_job
 from relaymesh.market.pricing import TranchePlan
-from relaymesh.nostr.event import EventId, UnsignedEvent
+from relaymesh.nostr.event import EventId
 from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.protocol.codec import seal_message
 from relaymesh.protocol.commitments import JobCommitments
 from relaymesh.protocol.contract import JobOrder, SessionContract
 from relaymesh.protocol.offer import PriceRow
@@ -93,7 +94,16 @@ def contract(row: PriceRow | None = None, tranche_units: int | None = 16, **chan
         valid_until_ms=START_MS + 60_000,
         eta_in_ms=100,
     )
-    event = NODE.sign(UnsignedEvent(NODE.public_key, Timestamp(START_MS // 1000), 28771, (), "sealed"))
+    draft = seal_message(
+        quote,
+        author=NODE.public_key,
+        signer=NODE,
+        recipient=CLIENT.public_key,
+        answers=EventId("11" * 32),
+        created_at=Timestamp(START_MS // 1_000),
+        entropy=b"q" * 64,
+    )
+    event = NODE.sign(draft)
     return SessionContract(
         node=NODE.public_key,
         client=CLIENT.public_key,
