@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 from websockets.server import ServerProtocol
 
 from relaymesh.adapters.addresses import parse_endpoint, resolve_endpoint
@@ -36,11 +35,19 @@ class WebSocketDialer:
     Args:
         allow_private: Also dial loopback, private, link-local and shared addresses: for a network of one's own.
         tls: For `wss`; None means the system's certificate authorities.
+        connect_seconds: How long connecting and the WebSocket handshake may take together.
     """
 
-    def __init__(self, allow_private: bool = False, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        allow_private: bool = False,
+        *,
+        tls: ssl.SSLContext | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
         self._allow_private = allow_private
         self._tls = tls
+        self._connect_seconds = connect_seconds
 
     async def dial(self, endpoint: str) -> Connection:
         """Connect to an endpoint that a peer named; its name is resolved once, and what was checked is dialled.
@@ -53,7 +60,7 @@ class WebSocketDialer:
         if uri.secure and self._tls is None:
             self._tls = ssl.create_default_context()
         return await connect_websocket(
-            uri, addresses, tls=self._tls if uri.secure else None, connect_seconds=CONNECT_SECONDS
+            uri, addresses, tls=self._tls if uri.secure else None, connect_seconds=self._connect_seconds
         )
 
 
@@ -66,6 +73,7 @@ class WebSocketListener:
         announce: The endpoints that clients are told; none given: `ws://host:port` as bound.
         maximum_connections: More are refused, all addresses together.
         maximum_per_address: More are refused, from one address; a reverse proxy counts as one.
+        handshake_seconds: How long a client may take for the WebSocket handshake.
     """
 
     def __init__(
@@ -76,12 +84,14 @@ class WebSocketListener:
         *,
         maximum_connections: int = MAXIMUM_CONNECTIONS,
         maximum_per_address: int = MAXIMUM_CONNECTIONS_PER_ADDRESS,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         self._host = host
         self._port = port
         self._announce = announce
         self._maximum_connections = maximum_connections
         self._maximum_per_address = maximum_per_address
+        self._handshake_seconds = handshake_seconds
 
     def listen(self, handle: Callable[[Connection], Awaitable[None]]) -> AbstractAsyncContextManager[tuple[str, ...]]:
         """Accept connections while the block runs; yields the endpoints to announce. Each runs `handle` in a task.
@@ -93,8 +103,8 @@ class WebSocketListener:
 
     @asynccontextmanager
     async def _listen(self, handle: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[tuple[str, ...]]:
-        accepted, incoming = anyio.create_memory_object_stream[WebSocketConnection](self._maximum_connections)
-        doorman = _Doorman(accepted, self._maximum_connections, self._maximum_per_address)
+        limits = (self._maximum_connections, self._maximum_per_address, self._handshake_seconds)
+        doorman = _Doorman(*limits)
         try:
             server = await asyncio.get_running_loop().create_server(doorman.admit, self._host, self._port, backlog=512)
         except OSError as error:
@@ -102,17 +112,13 @@ class WebSocketListener:
         port = server.sockets[0].getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            async with incoming, accepted, anyio.create_task_group() as group:
-
-                async def accept() -> None:
-                    async for connection in incoming:
-                        group.start_soon(_run_handler, handle, connection)
-
-                group.start_soon(accept)
+            async with anyio.create_task_group() as group:
+                doorman.welcome = lambda connection: group.start_soon(_run_handler, handle, connection)
                 try:
                     yield self._announce or (f"ws://{host}:{port}",)
                 finally:
                     server.close()
+                    doorman.welcome = WebSocketConnection.abort
                     group.cancel_scope.cancel()
         finally:
             doorman.abort_all()
@@ -141,12 +147,11 @@ class _Admitted(WebSocketConnection):
 class _Doorman:
     """Counts connections, refuses those beyond the limits, and hands over those whose handshake is complete."""
 
-    def __init__(
-        self, accepted: MemoryObjectSendStream[WebSocketConnection], maximum: int, maximum_per_address: int
-    ) -> None:
-        self._accepted = accepted
+    def __init__(self, maximum: int, maximum_per_address: int, handshake_seconds: float) -> None:
         self._maximum = maximum
         self._maximum_per_address = maximum_per_address
+        self._handshake_seconds = handshake_seconds
+        self.welcome: Callable[[WebSocketConnection], object] = WebSocketConnection.abort
         self._by_address: Counter[str] = Counter()
         self._handshakes: dict[WebSocketConnection, asyncio.TimerHandle] = {}
         self._present: set[WebSocketConnection] = set()
@@ -163,15 +168,12 @@ class _Doorman:
             connection.abort()
             return
         loop = asyncio.get_running_loop()
-        self._handshakes[connection] = loop.call_later(HANDSHAKE_SECONDS, connection.abort)
+        self._handshakes[connection] = loop.call_later(self._handshake_seconds, connection.abort)
 
     def opened(self, connection: WebSocketConnection) -> None:
         """Its handshake is complete."""
         self._end_handshake(connection)
-        try:
-            self._accepted.send_nowait(connection)
-        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            connection.abort()
+        self.welcome(connection)
 
     def went(self, connection: WebSocketConnection, address: str) -> None:
         """A connection is gone."""
@@ -196,7 +198,7 @@ async def _run_handler(handle: Callable[[Connection], Awaitable[None]], connecti
     """Run a role's handler; whatever the peer or the network did wrong ends this connection alone."""
     try:
         await handle(connection)
-    except (SessionError, RemoteProtocolError):
+    except* (SessionError, RemoteProtocolError):
         pass
     finally:
         with anyio.CancelScope(shield=True):  # at most a second, as `aclose` promises

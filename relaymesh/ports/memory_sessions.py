@@ -175,7 +175,7 @@ async def _run_handler(handle: Callable[[Connection], Awaitable[None]], connecti
     """Run a role's handler; whatever the peer did wrong ends this connection alone."""
     try:
         await handle(connection)
-    except (SessionError, RemoteProtocolError):
+    except* (SessionError, RemoteProtocolError):
         pass
     finally:
         connection.cut()

@@ -184,19 +184,24 @@ async def a_handler_that_breaks_off_ends_its_own_connection_alone(subject: Sessi
         frame = await connection.receive()
         if frame == "bad":
             raise RemoteProtocolError("the client broke the protocol")
+        if frame == "worse":
+            async with anyio.create_task_group() as group:
+                await connection.aclose()
+                group.start_soon(connection.receive)
         await connection.send(frame)
         await connection.receive()
 
     with anyio.fail_after(DEADLINE_SECONDS):
         async with subject.listener.listen(handle) as endpoints:
-            good, bad = [await subject.dialer.dial(endpoints[0]) for _ in range(2)]
-            await bad.send("bad")
-            with pytest.raises(SessionError):
-                await bad.receive()
+            good, bad, worse = [await subject.dialer.dial(endpoints[0]) for _ in range(3)]
+            for each, frame in ((bad, "bad"), (worse, "worse")):
+                await each.send(frame)
+                with pytest.raises(SessionError):
+                    await each.receive()
             await good.send("good")
             assert await good.receive() == "good"
-            await good.aclose()
-            await bad.aclose()
+            for each in (good, bad, worse):
+                await each.aclose()
 
 
 async def many_connections_are_carried_at_once(subject: SessionsUnderTest) -> None:
