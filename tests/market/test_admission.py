@@ -107,6 +107,20 @@ def test_what_a_row_does_not_offer_is_refused_by_its_code(changes: dict[str, Any
     assert isinstance(refused, Refusal) and not refused.is_retryable
 
 
+def test_capabilities_that_the_row_offers_are_no_reason_to_refuse() -> None:
+    offer = signed_offer()
+    assert isinstance(answer(quote_request(offer, capabilities=("stream", "json")), offer), Quote)
+
+
+def test_a_refused_settlement_says_what_the_node_would_accept() -> None:
+    session = prepay().model_copy(update={"scope": "session"})
+    both, session_only = signed_offer(settlement=(prepay(5), prepay(), session)), signed_offer(settlement=(session,))
+    for offer, accepted in ((both, "prepay"), (session_only, "session tranches")):
+        refused = answer(quote_request(offer, settlement=("sealed",)), offer)
+        assert isinstance(refused, Refusal)
+        assert refused.reason == f"this node settles by {accepted} only"
+
+
 def test_every_limit_is_reached_before_it_is_exceeded() -> None:
     offer = signed_offer()
     assert isinstance(answer(quote_request(offer, shape=shape(131_072 - 4_096, 4_096)), offer), Quote)
@@ -221,7 +235,9 @@ def test_a_job_is_granted_what_it_asks_for_within_every_limit() -> None:
     assert admit(price, 100, 500) == 400  # the output limit
     assert admit(price, 700, 400) == 300  # the room left in the context
     assert admit(price, 100, 400, maximum=16) == 100  # what the money buys: (100 × 40 + 100 × 120) / 1000
+    assert admit(price, 999, 2) == 1
     assert admit(price, 1_000, 0) == 0
+    assert admit(row(output_limit=0), 100, 0) == 0  # embeddings have no output tokens
 
 
 def test_a_job_that_does_not_fit_is_refused_before_it_starts() -> None:
