@@ -49,6 +49,14 @@ def merge_documents(*documents: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def format_document(document: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tables of plain values as TOML text."""
+    lines: list[str] = []
+    for table, entries in document.items():
+        lines += [f"[{table}]", *(f"{name} = {_format_value(value)}" for name, value in entries.items()), ""]
+    return "\n".join(lines)
+
+
 def build_settings(document: Mapping[str, Any], kind: type[SettingsT]) -> SettingsT:
     """The settings in a document, one dataclass per table; what it leaves out keeps its default.
 
@@ -98,3 +106,8 @@ def _read_value(text: str, hint: Any) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _format_value(value: Any) -> str:
+    # JSON's strings, integers, booleans and arrays of them are TOML as well.
+    return orjson.dumps(value).decode()

@@ -4,8 +4,16 @@ from typing import Annotated
 
 import typer
 
-from relaymesh.cli import demo
+from relaymesh.cli.demo import demo
+from relaymesh.cli.infer import infer
+from relaymesh.cli.keys import key_commands
+from relaymesh.cli.lightning import lightning_commands
 from relaymesh.cli.node import node_commands
+from relaymesh.cli.offers import offers
+from relaymesh.cli.quote import quote
+from relaymesh.cli.receipts import receipt_commands
+from relaymesh.cli.relay import relay_commands
+from relaymesh.cli.wallet import wallet_commands
 
 application = typer.Typer(
     name="relaymesh",
@@ -34,5 +42,14 @@ def _root(
     """An open market for AI inference that nobody owns."""
 
 
-application.command("demo")(demo.demo)
-application.add_typer(node_commands, name="node")
+for command in (demo, offers, quote, infer):
+    application.command(command.__name__)(command)
+for name, commands in {
+    "node": node_commands,
+    "relay": relay_commands,
+    "wallet": wallet_commands,
+    "lightning": lightning_commands,
+    "receipts": receipt_commands,
+    "keys": key_commands,
+}.items():
+    application.add_typer(commands, name=name)

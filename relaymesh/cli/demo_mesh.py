@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from relaymesh.configuration import format_document
 from relaymesh.errors import UsageError
 
 READY_SECONDS: Final = 30
@@ -132,10 +133,7 @@ def _write_client_config(directory: Path, relay_url: str, rpc_path: str) -> Path
 
 
 def _write_toml(path: Path, tables: Mapping[str, Mapping[str, object]]) -> Path:
-    lines: list[str] = []
-    for table, entries in tables.items():
-        lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in entries.items()), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text(format_document(tables), encoding="utf-8")
     return path
 
 

@@ -112,11 +112,11 @@ async def _count_events(
 async def _see_market(client: Client, report: DemoReport, screen: DemoScreen) -> None:
     """Wait until every node is in view."""
     with anyio.move_on_after(MARKET_SECONDS):
-        while len(client.directory.offers(client.tools.clock().timestamp)) < len(NODES):
-            await client.wait_market_changed()
+        while len(client.market.directory.offers(client.tools.clock().timestamp)) < len(NODES):
+            await client.market.wait_changed()
     now = client.tools.clock().timestamp
-    for signed in sorted(client.directory.offers(now), key=lambda offer: offer.label):
-        status = client.directory.status(signed.node, now)
+    for signed in sorted(client.market.directory.offers(now), key=lambda offer: offer.label):
+        status = client.market.directory.status(signed.node, now)
         load = status.status.labels.get(signed.label) if status is not None else None
         for row in signed.offer.rows:
             offered = {"node": signed.node, "label": signed.label, "free": load.free if load else 0}

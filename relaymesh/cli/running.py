@@ -3,13 +3,15 @@
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec
 
 import anyio
 
 from relaymesh.errors import RelayMeshError
 
 INTERRUPTED = 130
+ParametersT = ParamSpec("ParametersT")
 
 
 def run(command: Callable[[], Awaitable[int | None]]) -> None:
@@ -48,7 +50,20 @@ async def _supervise(command: Callable[[], Awaitable[int | None]]) -> int:
     return code
 
 
-def fail(message: str, code: int = 1) -> None:
+def guarded(command: Callable[ParametersT, None]) -> Callable[ParametersT, None]:
+    """Say a synchronous command's RelayMeshError in one sentence, with exit code 1."""
+
+    @wraps(command)
+    def guard(*arguments: ParametersT.args, **options: ParametersT.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+        except RelayMeshError as error:
+            fail(str(error))
+
+    return guard
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with one sentence on standard error."""
     print(f"relaymesh: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relaymesh.configuration import build_settings, merge_documents, parse_document, read_environment
+from relaymesh.configuration import build_settings, format_document, merge_documents, parse_document, read_environment
 from relaymesh.errors import UsageError
 from relaymesh.settings import Settings
 
@@ -45,6 +45,23 @@ def data_directory(settings: Settings) -> Path:
     except OSError as error:
         raise UsageError(f"the folder {directory} cannot be made: {error.strerror}; choose another") from error
     return directory
+
+
+def remember(file: Path | None, table: str, name: str, value: object) -> Path:
+    """Write one setting into the settings file, keeping the others; comments in the file are lost.
+
+    Raises:
+        UsageError: The file cannot be read or written.
+    """
+    path = file or default_directory() / "config.toml"
+    document = merge_documents(_read_file(path) if path.exists() else {}, {table: {name: value}})
+    build_settings(document, Settings)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(format_document(document), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the settings cannot be written to {path}: {error.strerror}") from error
+    return path
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:

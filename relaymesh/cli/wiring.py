@@ -24,6 +24,7 @@ from relaymesh.ports.runners import Runner, RunnerModel
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
+from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
@@ -63,6 +64,16 @@ def open_wallet(wallet: Wallet) -> CoreLightningWallet:
             "`relaymesh wallet connect PATH` connects Core Lightning by its lightning-rpc socket"
         )
     return CoreLightningWallet(Path(wallet.lightning_rpc).expanduser())
+
+
+@asynccontextmanager
+async def open_market(settings: Settings) -> AsyncIterator[tuple[MarketView, WebSocketRelays]]:
+    """The market in view, and the relays it is seen through; needs no wallet and no files."""
+    async with (
+        WebSocketRelays(settings.network.relays) as relays,
+        MarketView(relays, system_clock, settings.client.candidates) as market,
+    ):
+        yield market, relays
 
 
 def open_ledger(directory: Path, side: Side, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlLedger]:

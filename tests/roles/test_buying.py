@@ -242,7 +242,7 @@ async def test_a_node_says_that_it_is_draining_when_it_stops() -> None:
         await anyio.sleep(1)
         async with market.client() as client:
             await anyio.sleep(1)
-            status = client.directory.status(node.key.public_key, client.tools.clock().timestamp)
+            status = client.market.directory.status(node.key.public_key, client.tools.clock().timestamp)
             assert status is not None and status.status.state == "draining"
 
 

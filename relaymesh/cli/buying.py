@@ -1,0 +1,49 @@
+"""What `quote` and `infer` have in common: a job from what a person typed."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from relaymesh.errors import UsageError
+from relaymesh.roles.buying import Wanted
+from relaymesh.settings import Settings
+from relaymesh.units import AmountMsat
+
+PromptArgument = Annotated[str | None, typer.Argument(help="The prompt; standard input when it is left out or `-`.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The model; any that can chat otherwise.")]
+MaximumOption = Annotated[int | None, typer.Option("--max-msat", help="The most the job may cost.", min=1)]
+OutputOption = Annotated[int | None, typer.Option("--output-tokens", help="The longest answer.", min=1)]
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt, from the argument or from standard input.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if prompt in (None, "-"):
+        if sys.stdin.isatty():
+            raise UsageError("expected a prompt as an argument or on standard input; try: relaymesh infer 'Hello'")
+        prompt = sys.stdin.read()
+    if not prompt or not prompt.strip():
+        raise UsageError("expected a prompt, got an empty one")
+    return prompt
+
+
+def wanted_chat(
+    prompt: str, settings: Settings, *, model: str | None, max_msat: int | None, output_tokens: int | None
+) -> Wanted:
+    """The chat completion that was asked for."""
+    tokens = output_tokens or settings.client.output_tokens
+    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
+    return Wanted(
+        "chat",
+        json.dumps(body, ensure_ascii=False),
+        AmountMsat(max_msat or settings.client.max_msat),
+        model=model,
+        output_tokens=tokens,
+        capabilities=("stream",),
+        maximum_pow_bits=settings.client.maximum_pow_bits,
+    )

@@ -1,0 +1,85 @@
+"""`relaymesh infer`: buy one answer, streamed as it is made."""
+
+import json
+import sys
+from typing import Any
+
+from relaymesh.cli.buying import MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
+from relaymesh.cli.running import run
+
+NOT_SERVED = 2
+
+
+def infer(
+    prompt: PromptArgument = None,
+    model: ModelOption = None,
+    max_msat: MaximumOption = None,
+    output_tokens: OutputOption = None,
+    relay: RelayOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Buy a chat completion from the node that sells it cheapest, and pay it over Lightning.
+
+    The answer goes to standard output, what it cost to standard error.
+    """
+
+    async def command() -> int:
+        from relaymesh.cli.buying import read_prompt, wanted_chat
+        from relaymesh.cli.settings_source import load_settings
+        from relaymesh.cli.wiring import open_client
+        from relaymesh.roles.buying import buy
+
+        settings = load_settings(config, {"network": {"relays": relay or None}})
+        text = read_prompt(prompt)
+        wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+        pieces: list[str] = []
+
+        async def deliver(data: str) -> None:
+            pieces.append(data)
+            if not as_json:
+                sys.stdout.write(data)
+                sys.stdout.flush()
+
+        async with open_client(settings) as client:
+            bought = await buy(client, wanted, deliver)
+        summary = describe(bought)
+        if as_json:
+            print(json.dumps({"text": "".join(pieces), **summary}))
+        elif bought.outcome is not None:
+            print(f"\n{_sentence(summary)}", file=sys.stderr)
+        if bought.reason:
+            print(f"relaymesh: {bought.reason}", file=sys.stderr)
+        return 0 if not bought.reason else NOT_SERVED
+
+    run(command)
+
+
+def describe(bought: Any) -> dict[str, Any]:
+    """What a purchase came to, as `--json` prints it."""
+    outcome, contract = bought.outcome, bought.contract
+    if outcome is None or contract is None:
+        return {"state": "not served", "reason": bought.reason, "paid_msat": 0}
+    return {
+        "state": outcome.state.value,
+        "reason": bought.reason,
+        "node": contract.node,
+        "model": contract.quote.row.model,
+        "quoted_max_msat": contract.quote.max_msat,
+        "paid_msat": outcome.paid_msat,
+        "committed_msat": outcome.committed_msat,
+        "fees_msat": outcome.fees_msat,
+        "job_id": outcome.job_id,
+        "receipt_id": outcome.receipt.id if outcome.receipt is not None else None,
+        "verified": outcome.is_verified,
+        "complaints": list(outcome.complaints),
+    }
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    evidence = "signed by both sides" if summary["verified"] else "; ".join(summary["complaints"]) or "not verified"
+    return (
+        f"[{summary['paid_msat']:,} msat to {summary['node'][:8]}… for {summary['model']}, "
+        f"{summary['fees_msat']:,} msat routing fees; receipt {str(summary['receipt_id'])[:8]}…, {evidence}]"
+    )

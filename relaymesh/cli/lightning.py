@@ -1,0 +1,75 @@
+"""`relaymesh lightning serve`: a simulated Lightning network with a funded wallet, to try everything with."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.running import run
+from relaymesh.errors import UsageError
+
+FIRST_WALLETS = ("buyer=100000000", "node=1000000")
+
+lightning_commands = typer.Typer(no_args_is_help=True, help="Run a simulated Lightning network.")
+
+
+@lightning_commands.callback()
+def _lightning() -> None:
+    """Run a simulated Lightning network."""
+
+
+@lightning_commands.command("serve")
+def serve(
+    directory: Annotated[
+        Path | None, typer.Option(help="Where it lives; `lightning` in the data folder otherwise.")
+    ] = None,
+    wallet: Annotated[list[str] | None, typer.Option("--wallet", help="NAME=MSAT; may be given several times.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run wallets and a routing hub until Ctrl-C; the money in them is play money and survives a restart."""
+
+    async def command() -> None:
+        import anyio
+
+        from relaymesh.cli.clock import system_clock
+        from relaymesh.cli.settings_source import data_directory, load_settings
+        from relaymesh.lightning_sim.__main__ import describe
+        from relaymesh.lightning_sim.plan import NetworkPlan, WalletPlan
+        from relaymesh.lightning_sim.server import LightningNetwork
+
+        folder = directory if directory is not None else data_directory(load_settings(config)) / "lightning"
+        wallets = tuple(WalletPlan(*_read_wallet(text)) for text in wallet or FIRST_WALLETS)
+        async with LightningNetwork.start(folder, NetworkPlan(wallets), lambda: system_clock().unix_ms) as network:
+            facts = describe(network)
+            if as_json:
+                print(json.dumps(facts), flush=True)
+            else:
+                _tell(facts)
+            await anyio.sleep_forever()
+
+    run(command)
+
+
+def _tell(facts: dict[str, object]) -> None:
+    wallets = facts["wallets"]
+    assert isinstance(wallets, dict)
+    print("A simulated Lightning network is running; Ctrl-C ends it, and what it holds is play money.")
+    for name, wallet in wallets.items():
+        print(
+            f"{name}: {wallet['balance_msat']:,} msat; connect it with\n  relaymesh wallet connect {wallet['rpc_path']}"
+        )
+    print(
+        "A real wallet is connected the same way: `relaymesh wallet connect ~/.lightning/bitcoin/lightning-rpc` "
+        "for Core Lightning.",
+        flush=True,
+    )
+
+
+def _read_wallet(text: str) -> tuple[str, int]:
+    name, _, amount = text.partition("=")
+    if not name or not amount.isdecimal():
+        raise UsageError(f"expected --wallet NAME=MSAT with a whole number, got {text}")
+    return name, int(amount)

@@ -1,0 +1,130 @@
+"""`relaymesh receipts`: the evidence that is kept, and what it proves, offline."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.running import fail, guarded, run
+
+receipt_commands = typer.Typer(no_args_is_help=True, help="List, show and verify evidence.")
+SideOption = Annotated[str, typer.Option("--side", help="client or node: whose ledger.")]
+
+
+@receipt_commands.command("list")
+def list_receipts(side: SideOption = "client", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the jobs in the ledger, newest first, with what they cost and what evidence there is."""
+
+    async def command() -> None:
+        jobs = await _read_jobs(side, config, None)
+        if as_json:
+            print(json.dumps(jobs))
+            return
+        for job in jobs:
+            receipt = job["receipt_id"] or "no receipt"
+            print(
+                f"{job['job_id'][:16]}  {job['state']:9}  {job['charged_msat']:>10,} msat  {job['model']}  "
+                f"{receipt[:16]}  {job['reason']}"
+            )
+        if not jobs:
+            print(f"No jobs in the {side}'s ledger.", file=sys.stderr)
+
+    run(command)
+
+
+@receipt_commands.command("show")
+def show(
+    job: Annotated[str, typer.Argument(help="A job id, or how it begins.")],
+    side: SideOption = "client",
+    config: ConfigOption = None,
+) -> None:
+    """Print one job's evidence as JSON that `receipts verify` takes: receipt or record, and the quote."""
+
+    async def command() -> None:
+        jobs = await _read_jobs(side, config, job)
+        if len(jobs) != 1:
+            fail(f"expected one job that begins with {job}, found {len(jobs)}; `relaymesh receipts list` shows them")
+        print(json.dumps(jobs[0]["evidence"], indent=2))
+
+    run(command)
+
+
+@receipt_commands.command("verify")
+@guarded
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file that `receipts show` printed, or any receipt or record.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check signatures, sums and prices of a receipt or metering record, offline; exit code 1 if anything fails."""
+    from relaymesh.errors import UsageError
+    from relaymesh.market.verification import verify_evidence
+    from relaymesh.nostr.keys import verify as verify_event
+    from relaymesh.protocol.evidence_files import parse_evidence_text
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"the evidence cannot be read from {file}: {reason}") from error
+    reports = [verify_evidence(item, verify_event) for item in parse_evidence_text(text)]
+    if as_json:
+        print(json.dumps([_report(report) for report in reports]))
+    else:
+        for report in reports:
+            for check in report.checks:
+                print(f"{'holds' if check.holds else 'FAILS'}  {check.name}: {check.detail}")
+            for sentence in report.unchecked:
+                print(f"  --   {sentence}")
+    if not all(report.holds for report in reports):
+        raise SystemExit(1)
+
+
+def _report(report: Any) -> dict[str, Any]:
+    checks = [{"name": check.name, "holds": check.holds, "detail": check.detail} for check in report.checks]
+    return {"holds": report.holds, "checks": checks, "unchecked": list(report.unchecked)}
+
+
+async def _read_jobs(side: str, config: Path | None, job_id: str | None) -> list[dict[str, Any]]:
+    from relaymesh.cli.settings_source import data_directory, load_settings
+    from relaymesh.cli.wiring import open_ledger
+    from relaymesh.errors import UsageError
+    from relaymesh.ports.ledger import JobQuery
+
+    if side not in ("client", "node"):
+        raise UsageError(f"--side must be client or node, not {side}")
+    directory = data_directory(load_settings(config))
+    if not (directory / f"{side}.sqlite3").exists():
+        return []
+    async with open_ledger(directory, "client" if side == "client" else "node", read_only=True) as ledger:
+        jobs = await ledger.find_jobs(JobQuery(side="client" if side == "client" else "node", job_id=job_id))
+        return [_describe(job.job, await ledger.find_evidence(job.job.job_id)) for job in jobs]
+
+
+def _describe(job: Any, evidence: Any) -> dict[str, Any]:
+    from relaymesh.nostr.kinds import Kind
+
+    events = {Kind(record.event.kind): record for record in evidence}
+    quote, metering, receipt = (events.get(kind) for kind in (Kind.QUOTE, Kind.METERING, Kind.RECEIPT))
+    shown: dict[str, Any] = {}
+    if receipt is not None:
+        shown["receipt"] = receipt.event.to_json()
+    elif metering is not None:
+        shown["metering"] = metering.event.to_json()
+    if quote is not None and quote.plaintext:
+        shown["quote"] = {"event": quote.event.to_json(), "plaintext": quote.plaintext}
+    return {
+        "job_id": job.job_id,
+        "state": job.state.value,
+        "reason": job.reason,
+        "node": job.node,
+        "model": job.model,
+        "job_type": job.job_type,
+        "charged_msat": job.charged_msat,
+        "created_at_ms": job.created_at_ms,
+        "metering_id": metering.event.id if metering is not None else None,
+        "receipt_id": receipt.event.id if receipt is not None else None,
+        "evidence": shown,
+    }

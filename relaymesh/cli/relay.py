@@ -1,0 +1,50 @@
+"""`relaymesh relay serve`: run the bundled relay."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relaymesh.cli.options import JsonOption
+from relaymesh.cli.running import run
+
+relay_commands = typer.Typer(no_args_is_help=True, help="Run the bundled relay.")
+
+
+@relay_commands.callback()
+def _relay() -> None:
+    """Run the bundled relay."""
+
+
+@relay_commands.command("serve")
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one [default: 7777].")] = None,
+    database: Annotated[Path | None, typer.Option(help="The SQLite file of events [default: relay.sqlite3].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of the relay's settings; flags go before it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve Nostr events until Ctrl-C; any NIP-01 relay can take its place."""
+
+    async def command() -> None:
+        from relaymesh_relay.server import serve as serve_relay
+        from relaymesh_relay.settings import Settings, read_settings
+
+        settings = Settings() if config is None else read_settings(config)
+        network: dict[str, Any] = {"host": host, "port": port}
+        settings = replace(
+            settings,
+            network=replace(settings.network, **{name: value for name, value in network.items() if value is not None}),
+            storage=settings.storage if database is None else replace(settings.storage, file=str(database)),
+        )
+
+        def announce(url: str) -> None:
+            print(
+                json.dumps({"relay_url": url}) if as_json else f"relay listening on {url}; Ctrl-C ends it", flush=True
+            )
+
+        await serve_relay(settings, started=announce)
+
+    run(command)
