@@ -122,7 +122,7 @@ class Connection:
         self.outgoing: list[bytes] = []
         """Messages that wait to be sent, in order."""
         self.pending = 0
-        """Events of this connection that wait for their answer."""
+        """Events and requests of this connection that wait for their answer."""
 
     def receive(self, text: bytes | bytearray, now: Moment) -> Sequence[Effect]:
         """Take in one message; answers that need nobody else are put into `outgoing`."""

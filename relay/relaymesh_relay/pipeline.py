@@ -6,6 +6,7 @@ event that comes alone is checked on the spot, since a thread would only add to 
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -109,7 +110,8 @@ class Pipeline:
         self._writes: Worker[Submission | Sweep] = Worker("relay-write", self._write, WRITTEN_AT_ONCE)
         self._reads: Worker[Ongoing] = Worker("relay-read", self._read, 1)
         self._checking = 0
-        self._stalled: dict[Connection, list[Ongoing]] = {}
+        self._queued_reads: dict[Connection, deque[Ongoing]] = {}
+        self._being_read: set[Connection] = set()
         self._congested: set[Connection] = set()
 
     def start(self) -> None:
@@ -137,7 +139,7 @@ class Pipeline:
         for submission in self._relay.take_unwritten():
             self._writes.put(submission)
         for read in self._relay.take_reads():
-            self._reads.put(Ongoing(read, _documents(self._read_reader, read)))
+            self._enqueue(Ongoing(read, _documents(self._read_reader, read)))
         return self._relay.take_touched()
 
     def sweep(self, now: Timestamp) -> None:
@@ -149,10 +151,14 @@ class Pipeline:
         self._congested.add(connection)
 
     def resume(self, connection: Connection) -> None:
-        """Go on with what was held back; also called for a client that is gone, whose reads then end."""
+        """Go on with what was held back."""
         self._congested.discard(connection)
-        for ongoing in self._stalled.pop(connection, ()):
-            self._reads.put(ongoing)
+        self._read_next(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Read nothing more for a client that is gone."""
+        self._congested.discard(connection)
+        self._queued_reads.pop(connection, None)
 
     def _check(self, batch: list[Submission]) -> None:
         self._post(self._checked, batch, [check(self._check_reader, submission.event) for submission in batch])
@@ -186,7 +192,7 @@ class Pipeline:
             try:
                 documents, is_finished = _take_some(ongoing)
             except StorageError:
-                self._post(self._relay.failed, ongoing.read)
+                self._post(self._failed, ongoing)
             else:
                 self._post(self._found, ongoing, documents, is_finished)
 
@@ -196,12 +202,43 @@ class Pipeline:
             self._relay.found(read, documents, is_finished=is_finished)
         elif is_finished:
             self._relay.counted(read, ongoing.count)
-        if is_finished or not read.is_wanted:
-            return
-        if read.connection in self._congested:
-            self._stalled.setdefault(read.connection, []).append(ongoing)
+        if is_finished:
+            self._end(read)
         else:
-            self._reads.put(ongoing)
+            self._queued_reads.setdefault(read.connection, deque()).append(ongoing)
+        self._being_read.discard(read.connection)
+        self._read_next(read.connection)
+
+    def _failed(self, ongoing: Ongoing) -> None:
+        self._relay.failed(ongoing.read)
+        self._end(ongoing.read)
+        self._being_read.discard(ongoing.read.connection)
+        self._read_next(ongoing.read.connection)
+
+    def _enqueue(self, ongoing: Ongoing) -> None:
+        connection = ongoing.read.connection
+        connection.pending += 1
+        self._queued_reads.setdefault(connection, deque()).append(ongoing)
+        self._read_next(connection)
+
+    def _end(self, read: Read) -> None:
+        read.connection.pending -= 1
+        self._relay.touch(read.connection)
+
+    def _read_next(self, connection: Connection) -> None:
+        """Read for a connection, one piece at a time and in turn, unless it does not take what it was sent."""
+        if connection in self._congested or connection in self._being_read:
+            return
+        queue = self._queued_reads.get(connection)
+        while queue:
+            ongoing = queue.popleft()
+            if ongoing.read.is_wanted:
+                self._being_read.add(connection)
+                self._reads.put(ongoing)
+                break
+            self._end(ongoing.read)
+        if queue is not None and not queue:
+            del self._queued_reads[connection]
 
 
 def check(reader: Reader, event: Event) -> Standing:

@@ -126,6 +126,11 @@ class Relay:
             self._unsubscribe(connection, subscription_id)
         self._touched.pop(connection, None)
 
+    def touch(self, connection: Connection) -> None:
+        """Have a connection looked after at the end of this turn, though it may have nothing to send."""
+        if connection.is_open:
+            self._touched[connection] = None
+
     def take_touched(self) -> list[Connection]:
         """The connections that have something to send."""
         touched, self._touched = self._touched, {}
@@ -241,7 +246,7 @@ class Relay:
         for connection in submission.askers:
             connection.pending -= 1
             connection.answer(event.id, accepted, message)
-            self._touched[connection] = None
+            self.touch(connection)
 
     def _remember(self, event: Event) -> None:
         """Keep the id of an event that stays stored, so that a duplicate of it costs no look into the store."""

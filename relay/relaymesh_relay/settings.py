@@ -91,7 +91,7 @@ class Limits:
         created_at_past_seconds: How old an event may be; 0 is any age.
         created_at_future_seconds: How far ahead of our clock an event may be.
         proof_of_work_bits: Leading zero bits that every event's id must have (NIP-13); 0 asks for none.
-        pending_events: Events of one connection that may wait for their answer; reading pauses beyond.
+        pending: Events and requests of one connection that may wait for their answer; reading pauses beyond.
     """
 
     message_bytes: int = 131_072
@@ -106,7 +106,7 @@ class Limits:
     created_at_past_seconds: int = 0
     created_at_future_seconds: int = 900
     proof_of_work_bits: int = 0
-    pending_events: int = 1_000
+    pending: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)

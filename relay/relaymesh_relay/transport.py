@@ -29,6 +29,7 @@ from relaymesh_relay.sqlite_store import SqliteStore
 
 _WRITE_BUFFER_BYTES: Final = 256 * 1024
 _CHALLENGE_BYTES: Final = 16
+_GOODBYE_SECONDS: Final = 5.0
 
 
 def read_clock() -> Moment:
@@ -118,6 +119,7 @@ class ClientTransport(asyncio.Protocol):
         self._connection: Connection | None = None
         self._fragments: bytearray | None = None
         self._heard_at = 0.0
+        self._closes_at: float | None = None
         self._is_pinged = False
         self._is_congested = False
         self._is_reading = True
@@ -142,7 +144,7 @@ class ClientTransport(asyncio.Protocol):
         if hub.per_address[self._address] <= 0:
             del hub.per_address[self._address]
         hub.relay.disconnect(connection)
-        hub.pipeline.resume(connection)
+        hub.pipeline.forget(connection)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
@@ -187,12 +189,12 @@ class ClientTransport(asyncio.Protocol):
         """Ping after long silence; cut after twice as long, or when the handshake takes too long."""
         network = self._hub.settings.network
         silence = now - self._heard_at
-        if self._websocket is None:
-            if silence > network.handshake_seconds:
-                self._transport.abort()
-        elif silence > 2 * network.ping_seconds:
+        is_late = self._closes_at is not None and now > self._closes_at
+        if is_late or silence > (network.handshake_seconds if self._websocket is None else 2 * network.ping_seconds):
             self._transport.abort()
-        elif silence > network.ping_seconds and not self._is_pinged and self._websocket.state is State.OPEN:
+        elif self._websocket is None or self._websocket.state is not State.OPEN:
+            return
+        elif silence > network.ping_seconds and not self._is_pinged:
             self._is_pinged = True
             self._websocket.send_ping(b"")
             self._write(self._websocket)
@@ -283,16 +285,22 @@ class ClientTransport(asyncio.Protocol):
         if data:
             self._transport.write(data)
         if websocket.eof_sent:
-            self._transport.close()
+            self._half_close()
         elif self._transport.get_write_buffer_size() > self._hub.settings.network.unsent_bytes:
             self._transport.abort()
+
+    def _half_close(self) -> None:
+        """Send no more, and read on for a while: closing at once would tear our goodbye from the client's hands."""
+        if self._closes_at is None and not self._transport.is_closing():
+            self._closes_at = self._hub.loop.time() + _GOODBYE_SECONDS
+            self._transport.write_eof()
 
     def _adjust_reading(self) -> None:
         """Read from the client unless it does not take its answers or has too many events waiting for theirs."""
         connection = self._connection
         if connection is None or self._transport.is_closing():
             return
-        wanted = not self._is_congested and connection.pending < self._hub.settings.limits.pending_events
+        wanted = not self._is_congested and connection.pending < self._hub.settings.limits.pending
         if wanted and not self._is_reading:
             self._transport.resume_reading()
         elif self._is_reading and not wanted:

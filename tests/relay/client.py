@@ -23,6 +23,8 @@ from relaymesh_relay.server import serve
 from relaymesh_relay.settings import Settings
 
 PATIENCE_SECONDS = 10
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where hundreds of databases are made quickly; None leaves it to the system."""
 ALICE, BOB, CAROL = (KeyPair(bytes([number]) * 32) for number in (1, 2, 3))
 NOW = Timestamp(1_750_000_000)
 

@@ -1,17 +1,25 @@
 """What the relay's tests share: a relay with the shipped settings, and a client of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.relay.client import Client, running_relay, settings_in
+from tests.relay.client import MEMORY, Client, running_relay, settings_in
 
 
 @pytest.fixture
-async def relay_url(tmp_path: Path) -> AsyncIterator[str]:
+def memory_path() -> Iterator[Path]:
+    """An empty folder, in memory where there is such: what must not survive need not wait for a disk."""
+    with TemporaryDirectory(dir=MEMORY) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+async def relay_url(memory_path: Path) -> AsyncIterator[str]:
     """The URL of a relay as it is shipped, with an empty store."""
-    async with running_relay(settings_in(tmp_path)) as url:
+    async with running_relay(settings_in(memory_path)) as url:
         yield url
 
 

@@ -171,8 +171,8 @@ async def test_an_ephemeral_event_nobody_waits_for_is_answered_with_mute(client:
     assert not accepted and message == "mute: no one was listening"
 
 
-async def test_mute_can_be_switched_off(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, access=Access(mute_unheard=False))
+async def test_mute_can_be_switched_off(memory_path: Path) -> None:
+    settings = settings_in(memory_path, access=Access(mute_unheard=False))
     async with running_relay(settings) as url, Client(url) as client:
         assert await client.submit(sign(kind=20_001)) == (True, "")
 
@@ -382,9 +382,9 @@ async def test_an_authentication_for_another_challenge_or_relay_is_refused(relay
         assert not (await authenticate(client, "wss://relay.example", ALICE, challenge))[0]
 
 
-async def test_reading_and_writing_can_be_kept_for_authenticated_clients(tmp_path: Path) -> None:
+async def test_reading_and_writing_can_be_kept_for_authenticated_clients(memory_path: Path) -> None:
     access = Access(authenticate_to_read=True, authenticate_to_write=True)
-    async with running_relay(settings_in(tmp_path, access=access)) as url, Client(url) as client:
+    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
         await client.send("REQ", "q", {})
         _, challenge = await client.receive()
         assert (await client.receive())[2].startswith("auth-required:")
@@ -396,8 +396,8 @@ async def test_reading_and_writing_can_be_kept_for_authenticated_clients(tmp_pat
         assert len(await client.query({})) == 1
 
 
-async def test_private_messages_go_to_author_and_recipient_only(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, access=Access(private_to_recipients=True))
+async def test_private_messages_go_to_author_and_recipient_only(memory_path: Path) -> None:
+    settings = settings_in(memory_path, access=Access(private_to_recipients=True))
     message = sign(ALICE, 1_059, tags=[["p", BOB.public_key]])
     async with running_relay(settings) as url, Client(url) as sender, Client(url) as bob, Client(url) as stranger:
         await bob.publish(sign(tags=[["-"]]))
@@ -418,17 +418,17 @@ async def test_an_authentication_is_no_event_to_store(client: Client) -> None:
     assert not accepted and message.startswith("invalid:")
 
 
-async def test_kinds_and_authors_can_be_refused(tmp_path: Path) -> None:
+async def test_kinds_and_authors_can_be_refused(memory_path: Path) -> None:
     access = Access(denied_kinds=(7,), denied_authors=(BOB.public_key,))
-    async with running_relay(settings_in(tmp_path, access=access)) as url, Client(url) as client:
+    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
         assert (await client.submit(sign(kind=7)))[1].startswith("blocked:")
         assert (await client.submit(sign(BOB)))[1].startswith("blocked:")
         assert (await client.submit(sign(ALICE)))[0]
 
 
-async def test_only_listed_authors_and_kinds_can_be_taken(tmp_path: Path) -> None:
+async def test_only_listed_authors_and_kinds_can_be_taken(memory_path: Path) -> None:
     access = Access(allowed_kinds=(1,), allowed_authors=(ALICE.public_key,))
-    async with running_relay(settings_in(tmp_path, access=access)) as url, Client(url) as client:
+    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
         assert (await client.submit(sign(kind=7)))[1].startswith("blocked:")
         assert (await client.submit(sign(BOB)))[1].startswith("restricted:")
         assert (await client.submit(sign(ALICE)))[0]
@@ -460,8 +460,8 @@ async def test_what_is_published_while_stored_events_are_read_comes_exactly_once
         assert sorted(received) == sorted(event.id for event in events)
 
 
-async def test_the_limit_of_a_filter_is_brought_down_to_what_the_relay_allows(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, limits=Limits(limit=3, default_limit=2))
+async def test_the_limit_of_a_filter_is_brought_down_to_what_the_relay_allows(memory_path: Path) -> None:
+    settings = settings_in(memory_path, limits=Limits(limit=3, default_limit=2))
     async with running_relay(settings) as url, Client(url) as client:
         for number in range(5):
             await client.submit(sign(content=str(number)))

@@ -113,8 +113,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_what_is_announced_is_allowed_and_one_more_is_not(tmp_path: Path, case: Case) -> None:
-    async with running_relay(settings_in(tmp_path, limits=case.limits)) as url:
+async def test_what_is_announced_is_allowed_and_one_more_is_not(memory_path: Path, case: Case) -> None:
+    async with running_relay(settings_in(memory_path, limits=case.limits)) as url:
         announced = (await information(url))["limitation"][case.name]
         async with Client(url) as client:
             assert await case.attempt(client, announced)
@@ -126,16 +126,19 @@ def mined(bits: int) -> VerifiedEvent:
     return ALICE.sign(mine(UnsignedEvent(ALICE.public_key, Timestamp(1), 1, (), ""), bits))
 
 
-async def test_the_announced_proof_of_work_is_asked_for(tmp_path: Path) -> None:
-    async with running_relay(settings_in(tmp_path, limits=Limits(proof_of_work_bits=8))) as url, Client(url) as client:
+async def test_the_announced_proof_of_work_is_asked_for(memory_path: Path) -> None:
+    async with (
+        running_relay(settings_in(memory_path, limits=Limits(proof_of_work_bits=8))) as url,
+        Client(url) as client,
+    ):
         bits = (await information(url))["limitation"]["min_pow_difficulty"]
         assert (await client.submit(mined(bits)))[0]
         accepted, message = await client.submit(mined(bits - 1))
         assert not accepted and message.startswith("pow:")
 
 
-async def test_every_limit_that_is_announced_is_tested_here(relay_url: str, tmp_path: Path) -> None:
-    everything = settings_in(tmp_path, limits=Limits(created_at_past_seconds=9))
+async def test_every_limit_that_is_announced_is_tested_here(relay_url: str, memory_path: Path) -> None:
+    everything = settings_in(memory_path, limits=Limits(created_at_past_seconds=9))
     async with running_relay(everything) as url:
         announced = {name for name, value in (await information(url))["limitation"].items() if type(value) is int}
     assert announced == {case.name for case in CASES} | {"min_pow_difficulty"}
@@ -144,8 +147,8 @@ async def test_every_limit_that_is_announced_is_tested_here(relay_url: str, tmp_
 @pytest.mark.parametrize(
     "access", [Access(), Access(authenticate_to_read=True), Access(allowed_authors=(BOB.public_key,))]
 )
-async def test_what_is_announced_about_access_is_true(tmp_path: Path, access: Access) -> None:
-    async with running_relay(settings_in(tmp_path, access=access)) as url, Client(url) as client:
+async def test_what_is_announced_about_access_is_true(memory_path: Path, access: Access) -> None:
+    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
         limitation = (await information(url))["limitation"]
         accepted, _ = await client.submit(sign(ALICE))
         assert accepted != limitation["restricted_writes"]
@@ -153,9 +156,9 @@ async def test_what_is_announced_about_access_is_true(tmp_path: Path, access: Ac
         assert ((await client.receive())[0] == "AUTH") == limitation["auth_required"]
 
 
-async def test_the_document_names_the_relay_and_only_what_is_done(tmp_path: Path) -> None:
+async def test_the_document_names_the_relay_and_only_what_is_done(memory_path: Path) -> None:
     identity = Identity(name="Näme", description="d", contact="https://example.org", public_key=ALICE.public_key)
-    async with running_relay(settings_in(tmp_path, identity=identity)) as url:
+    async with running_relay(settings_in(memory_path, identity=identity)) as url:
         document = await information(url, "/any/path")
     assert document["name"] == "Näme" and document["pubkey"] == ALICE.public_key
     assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 70]
@@ -193,9 +196,9 @@ async def test_http_that_is_not_understood_is_refused(relay_url: str, text: str,
     ],
 )
 async def test_one_connection_too_many_is_refused_until_another_closes(
-    tmp_path: Path, network: Network, status: str
+    memory_path: Path, network: Network, status: str
 ) -> None:
-    async with running_relay(settings_in(tmp_path, network=network)) as url:
+    async with running_relay(settings_in(memory_path, network=network)) as url:
         async with Client(url), Client(url):
             with pytest.raises(RefusedByRelay, match=status):
                 await Client(url).__aenter__()
@@ -203,18 +206,18 @@ async def test_one_connection_too_many_is_refused_until_another_closes(
             assert await client.query({}) == []
 
 
-async def test_a_trusted_proxy_names_the_address(tmp_path: Path) -> None:
+async def test_a_trusted_proxy_names_the_address(memory_path: Path) -> None:
     network = Network(connections_per_address=1, address_header="X-Real-IP")
     one, other = "X-Real-IP: 192.0.2.1\r\n", "X-Real-IP: 192.0.2.2\r\n"
-    async with running_relay(settings_in(tmp_path, network=network)) as url, Client(url, one), Client(url, other):
+    async with running_relay(settings_in(memory_path, network=network)) as url, Client(url, one), Client(url, other):
         with pytest.raises(RefusedByRelay, match="429"):
             await Client(url, one).__aenter__()
 
 
-async def test_rates_do_not_hold_for_this_machine_unless_it_is_asked(tmp_path: Path) -> None:
+async def test_rates_do_not_hold_for_this_machine_unless_it_is_asked(memory_path: Path) -> None:
     rates = Rates(events_per_second=1, events_burst=1)
     for is_exempt in (True, False):
-        settings = settings_in(tmp_path, rates=rates, network=Network(exempt_loopback=is_exempt))
+        settings = settings_in(memory_path, rates=rates, network=Network(exempt_loopback=is_exempt))
         async with running_relay(settings) as url, Client(url) as client:
             answers = [await client.submit(sign(content=f"{is_exempt}{number}")) for number in range(3)]
             assert [accepted for accepted, _ in answers] == [True, is_exempt, is_exempt]

@@ -18,11 +18,9 @@ from relaymesh_relay.settings import Storage
 from relaymesh_relay.sqlite_search import SqliteReader
 from relaymesh_relay.sqlite_store import SqliteStore, SqliteWriter
 from relaymesh_relay.store import Record, Standing, StorageError, document_id, to_document
-from tests.relay.client import ALICE, BOB, NOW, sign
+from tests.relay.client import ALICE, BOB, MEMORY, NOW, sign
 from tests.relay.reference import ListStore
 
-# A folder in memory, where there is one: hundreds of databases are made, and none has to survive.
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 AUTHORS = [PublicKey(letter * 64) for letter in "ab"]
 # In pairs that share the 64 bits by which they are indexed; times differ within a pair and meet across pairs.
 IDS = [EventId(f"{number:016x}" + letter * 48) for number in range(5) for letter in "12"]
@@ -108,7 +106,7 @@ def search(reader: SqliteReader, wanted: Filter, limit: int = 100, now: int = 0)
 @given(
     pools, orders, st.integers(1, 6), st.lists(filters(), max_size=6), st.integers(0, 4), st.sampled_from([0, 8, 12])
 )
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_it_answers_like_a_list(
     pool: tuple[Event, ...], order: list[int], batch_size: int, asked: list[Filter], limit: int, now: int
 ) -> None:
@@ -173,6 +171,33 @@ def test_a_search_pauses_again_and_again_where_little_matches(tmp_path: Path) ->
         wanted = Filter(tags=(("t", ("all",)),), until=Timestamp(NOW + 999), since=Timestamp(NOW))
         impossible = reader.search(wanted, 10, Timestamp(0), lambda document: False)
         assert len(list(islice(impossible, 5))) == 5
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_deletion_by_address_takes_what_is_as_old_as_itself(tmp_path: Path, is_earlier: bool) -> None:
+    event = sign(kind=30_001, tags=[["d", "x"]])
+    deletion = sign(kind=5, tags=[["a", f"30001:{ALICE.public_key}:x"]])
+    with opened(tmp_path) as (writer, reader):
+        first, second = (deletion, event) if is_earlier else (event, deletion)
+        writer.write([record(first)])
+        assert writer.write([record(second)]) == [Standing.DELETED if is_earlier else Standing.FRESH]
+        assert search(reader, Filter()) == [deletion.id]
+
+
+def test_all_conditions_hold_beside_ids(tmp_path: Path) -> None:
+    event = sign(tags=[["t", "x"]])
+    ids = (event.id,)
+    with opened(tmp_path) as (writer, reader):
+        writer.write([record(event)])
+        assert search(reader, Filter(ids=ids, since=NOW, until=NOW, kinds=(1,), tags=(("t", ("x",)),))) == [event.id]
+        for wanted in (
+            Filter(ids=ids, until=Timestamp(NOW - 1)),
+            Filter(ids=ids, since=Timestamp(NOW + 1)),
+            Filter(ids=ids, kinds=(7,)),
+            Filter(ids=ids, authors=(BOB.public_key,)),
+            Filter(ids=ids, tags=(("t", ("y",)),)),
+        ):
+            assert search(reader, wanted) == []
 
 
 def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
