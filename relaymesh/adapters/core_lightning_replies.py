@@ -46,7 +46,7 @@ def read_integer(reply: Mapping[str, Any], name: str) -> int:
 def read_msat(reply: Mapping[str, Any], name: str) -> AmountMsat:
     """The amount called `name`: a plain number, or one with `msat` behind it (before v23.08)."""
     value = reply.get(name)
-    if isinstance(value, str) and value.removesuffix("msat").isdecimal():
+    if isinstance(value, str) and value.isascii() and value.removesuffix("msat").isdecimal():
         return AmountMsat(int(value.removesuffix("msat")))
     return AmountMsat(read_integer(reply, name))
 

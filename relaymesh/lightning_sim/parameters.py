@@ -80,7 +80,7 @@ def as_label(value: object) -> str:
 
 def as_number(value: object) -> int:
     """A whole number, at least 0; also as a string."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**64:
         raise ValueError("should be an integer")
     return number
@@ -110,7 +110,7 @@ def as_msat(value: object) -> int:
     if text.endswith("sat") and not text.endswith("msat"):
         text, factor = text.removesuffix("sat"), 1000
     text = text.removesuffix("msat")
-    if not text.isdecimal() or int(text) * factor > MAXIMUM_INTEGER:
+    if not text.isascii() or not text.isdecimal() or int(text) * factor > MAXIMUM_INTEGER:
         raise ValueError("should be a millisatoshi amount")
     return int(text) * factor
 

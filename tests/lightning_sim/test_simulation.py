@@ -300,7 +300,7 @@ class AnyTraffic:
         return [invoice for of_node in self.network.simulation.ledger.invoices.values() for invoice in of_node.values()]
 
 
-@settings(max_examples=12, phases=(Phase.explicit, Phase.generate))  # each act signs: shrinking would take minutes
+@settings(max_examples=8, phases=(Phase.explicit, Phase.generate))  # each act signs: shrinking would take minutes
 @given(st.lists(ACTS, min_size=25, max_size=40))
 def test_whatever_goes_wrong_money_is_only_moved_and_each_invoice_paid_once(acts: list[Act]) -> None:
     traffic = AnyTraffic()
