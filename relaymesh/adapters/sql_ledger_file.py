@@ -30,6 +30,13 @@ _WRITER_SETTINGS: Final = (
     "PRAGMA foreign_keys = ON",
 )
 
+_FIRST_WORDS: Final = f"""
+BEGIN IMMEDIATE;
+PRAGMA application_id = {APPLICATION_ID:d};
+CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY);
+COMMIT;
+"""
+
 _MEANINGS: Final = {
     sqlite3.SQLITE_FULL: "cannot be written: the disk is full; free some space",
     sqlite3.SQLITE_READONLY: "cannot be written: the file or its folder is read-only; make both writable for this user",
@@ -91,6 +98,7 @@ def open_for_writing(path: Path, key: bytes) -> LedgerFile:
         _check_application(writer, path)
         path.chmod(FILE_MODE)
         _prepare(writer, path)
+        _seal(writer, key)
         cipher = _unlock(writer, key, path)
         opened.append(reader := _connect_read_only(path))
     except BaseException as error:
@@ -183,10 +191,11 @@ def _prepare(writer: sqlite3.Connection, path: Path) -> None:
     (mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LedgerError(f"the ledger {path} lies on a file system without shared memory; put it on a local disk")
-    if _version(writer) > len(MIGRATIONS):
-        raise _wrong_version(path, _version(writer))
-    writer.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
-    writer.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+    version = _version(writer)
+    if version > len(MIGRATIONS):
+        raise _wrong_version(path, version)
+    if version == 0:
+        writer.executescript(_FIRST_WORDS)
     migrate(writer, MIGRATIONS)
 
 
@@ -204,14 +213,19 @@ def _wrong_version(path: Path, version: int) -> LedgerError:
     return LedgerError(f"the ledger {path} is of an older RelayMesh or unfinished; start a client or node on it first")
 
 
+def _seal(writer: sqlite3.Connection, key: bytes) -> None:
+    """Bind a new ledger to the key; one that is bound stays as it is."""
+    if writer.execute("SELECT 1 FROM seal").fetchone() is None:
+        salt = secrets.token_bytes(SALT_BYTES)
+        proof = LedgerCipher(key, salt).seal(_PROOF, *_PROOF_PLACE)
+        writer.execute("INSERT INTO seal (only_row, salt, proof) VALUES (1, ?, ?)", (salt, proof))
+
+
 def _unlock(connection: sqlite3.Connection, key: bytes, path: Path) -> LedgerCipher:
     """The cipher of this ledger, once the key is proved to be the one it was made with."""
     row = connection.execute("SELECT salt, proof FROM seal").fetchone()
     if row is None:
-        salt = secrets.token_bytes(SALT_BYTES)
-        cipher = LedgerCipher(key, salt)
-        connection.execute("INSERT INTO seal VALUES (1, ?, ?)", (salt, cipher.seal(_PROOF, *_PROOF_PLACE)))
-        return cipher
+        raise _wrong_version(path, 0)
     cipher = LedgerCipher(key, row[0])
     try:
         cipher.open(row[1], *_PROOF_PLACE)

@@ -172,8 +172,12 @@ class RecordRows:
     def _seal(self, value: bytes, *place: str | int) -> bytes | None:
         return self._cipher.seal(value, *place) if value else None
 
-    def _open(self, sealed: bytes | None, *place: str | int) -> bytes:
-        return b"" if sealed is None else self._cipher.open(sealed, *place)
+    def _open(self, sealed: object, *place: str | int) -> bytes:
+        if sealed is None:
+            return b""
+        if not isinstance(sealed, bytes):
+            raise _unknown_word()
+        return self._cipher.open(sealed, *place)
 
 
 def _read_side(text: str) -> Side:
