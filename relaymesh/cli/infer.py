@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from relaymesh.cli.buying import MaximumOption, ModelOption, OutputOption, PromptArgument
-from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
+from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption
 from relaymesh.cli.running import run
 
 NOT_SERVED = 2
@@ -17,6 +17,7 @@ def infer(
     max_msat: MaximumOption = None,
     output_tokens: OutputOption = None,
     relay: RelayOption = None,
+    allow_private: PrivateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -31,7 +32,7 @@ def infer(
         from relaymesh.cli.wiring import open_client
         from relaymesh.roles.buying import buy
 
-        settings = load_settings(config, {"network": {"relays": relay or None}})
+        settings = load_settings(config, {"network": {"relays": relay or None, "allow_private": allow_private}})
         text = read_prompt(prompt)
         wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
         pieces: list[str] = []
@@ -48,7 +49,8 @@ def infer(
         if as_json:
             print(json.dumps({"text": "".join(pieces), **summary}))
         elif bought.outcome is not None:
-            print(f"\n{_sentence(summary)}", file=sys.stderr)
+            print(flush=True)
+            print(_sentence(summary), file=sys.stderr)
         if bought.reason:
             print(f"relaymesh: {bought.reason}", file=sys.stderr)
         return 0 if not bought.reason else NOT_SERVED

@@ -7,6 +7,7 @@ import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
+from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,8 @@ def offers(
 
         settings = load_settings(config, {"network": {"relays": relay or None}})
         async with open_market(settings) as (market, _):
-            await market.wait_complete(settings.client.discovery_seconds)
+            if not await market.wait_complete(settings.client.discovery_seconds) and not market.is_in_view:
+                raise RelayError(market.unreachable)
             if watch:
                 await _watch(market, model, as_json)
             rows = list_rows(market, model)
@@ -96,17 +98,15 @@ def _describe(signed: "SignedOffer", row: "PriceRow", status: "SignedStatus | No
 def _table(rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
-    table = Table("node", "model", "jobs", "msat in", "msat out", "per", "at least", "state", "free")
+    table = Table("node", "model", "jobs", "price (msat)", "free")
     for row in rows:
+        per = "" if row["per"] == 1 else f"{row['per']:,} "
+        price = f"{row['input_msat']:,} in, {row['output_msat']:,} out per {per}{row['unit']}s"
         table.add_row(
-            f"{row['node'][:12]}…/{row['label']}",
+            f"{row['node'][:12]}…\n{row['label']}",
             row["model"],
-            ", ".join(row["job_types"]),
-            f"{row['input_msat']:,}",
-            f"{row['output_msat']:,}",
-            f"{row['per']:,} {row['unit']}s",
-            f"{row['minimum_msat']:,}",
-            row["state"],
-            str(row["free"]),
+            "\n".join(row["job_types"]),
+            f"{price}\nat least {row['minimum_msat']:,}",
+            str(row["free"]) if row["state"] == "up" else row["state"],
         )
     return table

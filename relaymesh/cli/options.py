@@ -10,3 +10,7 @@ ConfigOption = Annotated[
 ]
 RelayOption = Annotated[list[str] | None, typer.Option("--relay", help="A relay's URL; may be given several times.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+PrivateOption = Annotated[
+    bool | None,
+    typer.Option("--allow-private", help="Also connect to nodes on loopback and private addresses."),
+]

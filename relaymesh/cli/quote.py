@@ -7,6 +7,7 @@ from typing import Any
 from relaymesh.cli.buying import MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
+from relaymesh.errors import RelayError
 
 
 def quote(
@@ -31,6 +32,8 @@ def quote(
         wanted = wanted_chat(read_prompt(prompt), settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
         async with open_market(settings) as (market, relays):
             selection = await market.wait_for_choice(wanted.to_request(), settings.client.discovery_seconds)
+            if not market.is_in_view:
+                raise RelayError(market.unreachable)
             collected = await collect_quotes(relays, market.clock, selection) if selection.chosen else None
         quotes: list[dict[str, Any]] = [
             {

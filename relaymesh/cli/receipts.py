@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption
-from relaymesh.cli.running import fail, guarded, run
+from relaymesh.cli.running import guarded, run
+from relaymesh.errors import UsageError
 
 receipt_commands = typer.Typer(no_args_is_help=True, help="List, show and verify evidence.")
 SideOption = Annotated[str, typer.Option("--side", help="client or node: whose ledger.")]
@@ -46,7 +47,9 @@ def show(
     async def command() -> None:
         jobs = await _read_jobs(side, config, job)
         if len(jobs) != 1:
-            fail(f"expected one job that begins with {job}, found {len(jobs)}; `relaymesh receipts list` shows them")
+            raise UsageError(
+                f"expected one job that begins with {job}, found {len(jobs)}; `relaymesh receipts list` shows them"
+            )
         print(json.dumps(jobs[0]["evidence"], indent=2))
 
     run(command)
@@ -59,7 +62,6 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check signatures, sums and prices of a receipt or metering record, offline; exit code 1 if anything fails."""
-    from relaymesh.errors import UsageError
     from relaymesh.market.verification import verify_evidence
     from relaymesh.nostr.keys import verify as verify_event
     from relaymesh.protocol.evidence_files import parse_evidence_text
@@ -90,7 +92,6 @@ def _report(report: Any) -> dict[str, Any]:
 async def _read_jobs(side: str, config: Path | None, job_id: str | None) -> list[dict[str, Any]]:
     from relaymesh.cli.settings_source import data_directory, load_settings
     from relaymesh.cli.wiring import open_ledger
-    from relaymesh.errors import UsageError
     from relaymesh.ports.ledger import JobQuery
 
     if side not in ("client", "node"):

@@ -157,7 +157,8 @@ async def buy(
         selection = await client.wait_for_choice(request)
         watching.chose(selection)
         if not selection.chosen:
-            reason = attempts.tried[-1][1] if attempts.tried else explain(selection).sentence()
+            nothing = explain(selection).sentence() if client.market.is_in_view else client.market.unreachable
+            reason = attempts.tried[-1][1] if attempts.tried else nothing
             return Bought(None, None, reason, tuple(attempts.tried))
         session = await client.open_session(selection, watching.quoted)
         if isinstance(session, OpeningFailed):

@@ -48,6 +48,16 @@ class MarketView:
         """Whether every relay has sent all it had stored."""
         return self._complete >= set(self._relays.urls)
 
+    @property
+    def is_in_view(self) -> bool:
+        """Whether at least one relay has answered."""
+        return bool(self._complete)
+
+    @property
+    def unreachable(self) -> str:
+        """One sentence for when no relay has answered."""
+        return f"no relay answers at {', '.join(self._relays.urls)}; `relaymesh relay serve` starts one"
+
     async def wait_complete(self, seconds: float) -> bool:
         """Wait until every relay has sent all it had stored, at most so long; whether they have."""
         with anyio.move_on_after(seconds):

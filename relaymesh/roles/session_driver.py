@@ -129,6 +129,7 @@ class SessionDriver:
         self._tasks: TaskGroup | None = None
         self._wake = anyio.Event()
         self._is_closed = False
+        self._last_failure = ""
 
     @property
     def is_closed(self) -> bool:
@@ -208,7 +209,7 @@ class SessionDriver:
                     self._events.session_interrupted()
                 case Closed(_, reason):
                     self._is_closed = True
-                    self._events.session_closed(reason)
+                    self._events.session_closed(f"{reason} ({self._last_failure})" if self._last_failure else reason)
         if self._frames or self._closing:
             self._wake.set()
 
@@ -219,9 +220,11 @@ class SessionDriver:
             raise LocalProtocolError("a node's session never dials")
         try:
             connection = await self._dial_endpoint()
-        except SessionError:
+        except SessionError as error:
+            self._last_failure = str(error)
             self._tell(ConnectionLost(number))
             return
+        self._last_failure = ""
         self._connections[number] = connection
         self._tell(ConnectionOpened(number, token_bytes(32)))
         await self._read(number, connection)
