@@ -211,7 +211,6 @@ class Directory:
         address = _address(state)
         if address in self._entries:
             self._remove(address)
-        self._remembered.pop(address, None)
         self._entries[address] = _Entry(state, {relay_url: None})
         self._addresses[state.event.id] = address
         self._offers_of[state.node] = self._offers_of.get(state.node, 0) + isinstance(state, SignedOffer)

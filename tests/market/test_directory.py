@@ -119,6 +119,7 @@ def test_an_expired_event_says_nothing_but_takes_away_what_it_replaced() -> None
     assert not directory.apply(old.event, RELAY, NOW)
     assert not filled().apply(withdrawn.event, RELAY, NOW)
     assert counted(directory) == {Ignored.EXPIRED: 1, Ignored.ROLLED_BACK: 1}
+    assert directory.offers(Timestamp(NOW + 3_600)) == ()  # when what was taken away would have ended
 
 
 def test_equal_content_under_an_equal_seq_is_a_republication_and_the_latest_counts() -> None:
@@ -261,6 +262,15 @@ def test_the_memory_of_what_has_ended_is_limited(monkeypatch: pytest.MonkeyPatch
     assert directory.offers(Timestamp(NOW + 3)) == ()
     returned = [directory.apply(signed_offer(node(n), seq=5).event, RELAY, Timestamp(NOW + 3)) for n in (1, 2, 3)]
     assert returned == [True, False, False]
+
+
+def test_what_ended_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "MAXIMUM_REMEMBERED_SEQUENCES", 2)
+    directory = Directory()
+    for author, seq in ((1, 6), (2, 6), (1, 7), (3, 6)):
+        directory.apply(signed_offer(node(author), seq=seq, valid_until=NOW - 1).event, RELAY, NOW)
+    returned = [directory.apply(signed_offer(node(n), seq=5).event, RELAY, NOW) for n in (1, 2, 3)]
+    assert returned == [False, True, False]
 
 
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────────────────────
