@@ -14,6 +14,9 @@ from relaymesh.errors import RelayMeshError
 from relaymesh_relay.server import serve
 from relaymesh_relay.settings import Settings, read_settings
 
+# Events on their way are many and hold no cycles: look for cycles seldom.
+_COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+
 
 def main() -> int:
     """Run the command; returns its exit code."""
@@ -34,6 +37,7 @@ async def _run(settings: Settings, as_json: bool) -> RelayMeshError | None:
 
     def announce(url: str) -> None:
         gc.freeze()  # what is there now stays: the collector need not look at it again
+        gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         print(json.dumps({"relay_url": url}) if as_json else f"relay listening on {url}", flush=True)
 
     async with anyio.create_task_group() as tasks:

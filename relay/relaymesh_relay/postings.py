@@ -4,10 +4,11 @@ One list per (key, kind). A key is a 64-bit hash of an author or of a tag and it
 A hash may meet another one's list, so whoever reads a list compares the event itself.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from relaymesh.nostr.event import Event
+from relaymesh.nostr.event import Event, is_hex_32
 from relaymesh.nostr.kinds import is_addressable
 from relaymesh.nostr.tags import Address, indexed_values
 
@@ -23,14 +24,19 @@ EVERYTHING: Final[ListKey] = (0, 0)
 KIND_KEY: Final = 1
 """The key of the lists of all events of one kind."""
 
+_HEX_TAGS: Final = frozenset("epqEP")
+_HASHES_CACHED: Final = 16_384
+
 
 def author_key(public_key: str) -> int:
     """The key of an author's lists."""
-    return _hash(public_key)
+    return id_order(public_key)
 
 
 def tag_key(letter: str, value: str) -> int:
     """The key of the lists of one tag with one value."""
+    if letter in _HEX_TAGS and is_hex_32(value):  # a hash already: its first bits will do, turned by the letter
+        return id_order(value) ^ ord(letter)
     return _hash(f"{letter}:{value}")
 
 
@@ -57,15 +63,16 @@ def address_digest(address: Address) -> bytes:
 
 def postings(event: Event, sequence: int) -> list[PostingRow]:
     """All list entries of an event that is stored under `sequence`."""
-    kind = event.kind
+    kind, age, order = event.kind, -event.created_at, id_order(event.id)
     keys = {tag_key(letter, value) for letter, value in indexed_values(event)}
+    keys.add(author_key(event.public_key))
     if is_addressable(kind):
         keys.update(coordinates_key(event.public_key, identifier) for identifier in event.tag_values("d"))
-    lists: set[ListKey] = {(key, kind) for key in keys}
-    lists.update((EVERYTHING, (KIND_KEY, kind), (author_key(event.public_key), kind)))
-    age, order = -event.created_at, id_order(event.id)
-    return [(key, of_kind, age, order, sequence) for key, of_kind in lists]
+    rows = [(key, kind, age, order, sequence) for key in keys]
+    rows += ((*EVERYTHING, age, order, sequence), (KIND_KEY, kind, age, order, sequence))
+    return rows
 
 
+@lru_cache(maxsize=_HASHES_CACHED)
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
