@@ -101,7 +101,7 @@ def test_among_equals_the_lowest_draw_comes_first() -> None:
     assert [choice.draw for choice in ranked] == sorted(choice.draw for choice in ranked)
 
 
-among_some = st.lists(candidates(), max_size=8, unique_by=lambda one: (one.offer.event.id, one.status is None))
+among_some = st.lists(candidates(), max_size=5, unique_by=lambda one: (one.offer.event.id, one.status is None))
 seeds = st.binary(min_size=32, max_size=32)
 
 
