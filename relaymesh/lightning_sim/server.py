@@ -5,7 +5,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,6 +18,7 @@ from relaymesh.lightning_sim.commands import answer, encode_reply
 from relaymesh.lightning_sim.framing import RequestReader
 from relaymesh.lightning_sim.plan import NetworkPlan
 from relaymesh.lightning_sim.simulation import Simulation
+from relaymesh.lightning_sim.sockets import Connection, Listener
 from relaymesh.lightning_sim.store import Store
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
@@ -70,7 +71,7 @@ class LightningNetwork:
                 network._commit()
                 tasks.start_soon(network._keep_time)
                 for name in simulation.ledger.nodes:
-                    await network._open_socket(name)
+                    network._open_socket(name)
                 try:
                     yield network
                 finally:
@@ -101,53 +102,45 @@ class LightningNetwork:
         self._serving.pop(name).cancel()
         self._commit()
 
-    async def restart_node(self, name: str) -> None:
+    def restart_node(self, name: str) -> None:
         """Bring a killed node back: it answers again, and payments go on."""
-        await self._open_socket(name)
+        self._open_socket(name)
         self.simulation.bring_up(name, self._now_ms())
         self._commit()
 
-    async def _open_socket(self, name: str) -> None:
+    def _open_socket(self, name: str) -> None:
         path = self.rpc_path(name)
         if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
             raise UsageError(
                 f"a socket's path can have {_LONGEST_SOCKET_PATH} bytes, {path} has more: use a shorter one"
             )
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        listener = await anyio.create_unix_listener(path, mode=0o600)
         self._serving[name] = anyio.CancelScope()
-        self._tasks.start_soon(self._serve, name, listener, self._serving[name])
+        self._tasks.start_soon(self._serve, name, Listener(path), self._serving[name])
 
-    async def _serve(self, name: str, listener: anyio.abc.SocketListener, scope: anyio.CancelScope) -> None:
-        with scope:
-            async with listener:
-                await listener.serve(lambda stream: self._converse(name, stream))
+    async def _serve(self, name: str, listener: Listener, scope: anyio.CancelScope) -> None:
+        with scope, listener:
+            async with anyio.create_task_group() as tasks:
+                while True:
+                    tasks.start_soon(self._converse, name, await listener.accept())
 
-    async def _converse(self, name: str, stream: anyio.abc.SocketStream) -> None:
+    async def _converse(self, name: str, connection: Connection) -> None:
         """One connection: each request in a task of its own, since some wait."""
-        reader, writing = RequestReader(), anyio.Lock()
-        slots = anyio.Semaphore(_REQUESTS_AT_ONCE)
-        async with stream, anyio.create_task_group() as tasks:
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                async for data in stream:
+        reader, slots = RequestReader(), anyio.Semaphore(_REQUESTS_AT_ONCE)
+        with connection:
+            async with anyio.create_task_group() as tasks:
+                while data := await connection.receive():
                     try:
                         requests = reader.feed(data)
                     except RpcFailure as failure:
-                        await stream.send(encode_reply(None, failure))
+                        await connection.send(encode_reply(None, failure))
                         break
                     for request in requests:
                         await slots.acquire()
-                        tasks.start_soon(self._answer, name, request, stream, writing, slots)
-            tasks.cancel_scope.cancel()
+                        tasks.start_soon(self._answer, name, request, connection, slots)
+                tasks.cancel_scope.cancel()
 
-    async def _answer(
-        self,
-        name: str,
-        request: dict[str, Any],
-        stream: anyio.abc.SocketStream,
-        writing: anyio.Lock,
-        slots: anyio.Semaphore,
-    ) -> None:
+    async def _answer(self, name: str, request: dict[str, Any], connection: Connection, slots: anyio.Semaphore) -> None:
         """Answer one request; whatever it changed is in the file first."""
         reply: Result | RpcFailure
         try:
@@ -157,9 +150,7 @@ class LightningNetwork:
         except RpcFailure as failure:
             self._commit()
             reply = failure
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            async with writing:
-                await stream.send(encode_reply(request.get("id"), reply))
+        await connection.send(encode_reply(request.get("id"), reply))
         slots.release()
 
     async def _wait(self, waiting: Waiting) -> Result:

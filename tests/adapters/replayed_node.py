@@ -11,6 +11,8 @@ from typing import Any, Final
 import anyio
 import anyio.abc
 
+from relaymesh.lightning_sim.sockets import Connection, Listener
+
 VECTORS: Final = Path(__file__).parents[1] / "vectors" / "lightning"
 CLOSE: Final[dict[str, Any]] = {"connection_closed_without_reply": True}
 HANG: Final[dict[str, Any]] = {"never": "answers"}
@@ -52,29 +54,33 @@ class ReplayedNode:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["ReplayedNode"]:
         """Answer until the block ends."""
-        listener = await anyio.create_unix_listener(self.rpc_path)
-        async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, self._answer)
-            yield self
-            tasks.cancel_scope.cancel()
+        with Listener(self.rpc_path) as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._accept, listener, tasks)
+                yield self
+                tasks.cancel_scope.cancel()
 
-    async def _answer(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            request = json.loads(await stream.receive())
+    async def _accept(self, listener: Listener, tasks: anyio.abc.TaskGroup) -> None:
+        while True:
+            tasks.start_soon(self._answer, await listener.accept())
+
+    async def _answer(self, connection: Connection) -> None:
+        with connection:
+            request = json.loads(await connection.receive())
             self.requests.append((request["method"], request["params"]))
             asked, self.asked = self.asked, anyio.Event()
             asked.set()
             script = self._scripts.get(request["method"], deque([UNKNOWN_METHOD]))
             response = script.popleft() if len(script) > 1 else script[0]
             if response is HANG:
-                try:
-                    await stream.receive()
-                except anyio.EndOfStream:
-                    self.hung_up.set()
+                await connection.receive()
+                self.hung_up.set()
             elif "text" in response:
-                await stream.send(response["text"].encode())
+                await connection.send(response["text"].encode())
             elif response != CLOSE:
-                await stream.send(json.dumps({**response, "jsonrpc": "2.0", "id": request["id"]}).encode() + b"\n\n")
+                await connection.send(
+                    json.dumps({**response, "jsonrpc": "2.0", "id": request["id"]}).encode() + b"\n\n"
+                )
 
 
 @asynccontextmanager
