@@ -70,7 +70,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._keepalive_seconds = keepalive_seconds
-        self._heard_at = self._loop.time()
+        self._is_silent = False
+        self._is_pinged = False
         self._keepalive: asyncio.TimerHandle | None = None
 
     # ── what the port promises ────────────────────────────────────────────────────────────────────────────────────
@@ -141,7 +142,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived: hand the frames in them over and send what the core has to answer."""
-        self._heard_at = self._loop.time()
+        self._is_silent = self._is_pinged = False
         self._core.receive_data(data)
         for event in self._core.events_received():
             if isinstance(event, Frame):
@@ -271,14 +272,16 @@ class WebSocketConnection(asyncio.Protocol):
         await asyncio.shield(self._lost)
 
     def _check_silence(self) -> None:
+        """Ping after an interval of silence; give up after another, which only a ping that was sent can begin."""
         assert self._keepalive_seconds is not None
-        silence = self._loop.time() - self._heard_at
-        if silence >= 2 * self._keepalive_seconds:
+        if self._is_pinged:
             self.abort()
             return
-        if silence >= self._keepalive_seconds and self._core.state is State.OPEN:
+        if self._is_silent and self._core.state is State.OPEN:
+            self._is_pinged = True
             self._core.send_ping(b"")
             self._write()
+        self._is_silent = True
         self._keepalive = self._loop.call_later(self._keepalive_seconds, self._check_silence)
 
 
@@ -302,8 +305,7 @@ async def connect_websocket(
     Raises:
         SessionError: None of them answered in time, or the handshake failed.
     """
-    connection: WebSocketConnection | None = None
-    failure: Exception | None = None
+    failures: list[Exception] = []
     try:
         with anyio.fail_after(connect_seconds):
             for address in addresses:
@@ -311,19 +313,16 @@ async def connect_websocket(
                 connection = WebSocketConnection(core, keepalive_seconds=keepalive_seconds)
                 try:
                     await _connect(connection, uri, address, tls)
-                except (OSError, WebSocketException, SessionError) as error:
-                    failure = error
-                    connection.abort()
-                else:
                     return connection
+                except (OSError, WebSocketException, SessionError) as error:
+                    failures.append(error)
+                    connection.abort()
+                except BaseException:
+                    connection.abort()
+                    raise
     except TimeoutError as error:
-        failure = error
-    except BaseException:
-        if connection is not None:
-            connection.abort()
-        raise
-    if connection is not None:
-        connection.abort()
+        failures.append(error)
+    failure = failures[-1] if failures else None
     raise SessionError(f"{uri.host}:{uri.port} does not answer as a WebSocket", retryable=True) from failure
 
 

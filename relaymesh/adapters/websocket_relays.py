@@ -86,6 +86,9 @@ class WebSocketRelays:
         assert self._group is not None
         self._group.cancel_scope.cancel()
         try:
+            if isinstance(error, Exception):  # the block's own failure, which no group needs to wrap
+                await self._group.__aexit__(None, None, None)
+                return None
             return await self._group.__aexit__(kind, error, traceback)
         finally:
             self._group = None

@@ -8,7 +8,6 @@ from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from relaymesh.errors import RemoteProtocolError, SessionError
 from relaymesh.ports.sessions import Connection
@@ -86,7 +85,7 @@ class MemoryNetwork:
     """
 
     def __init__(self) -> None:
-        self._doors: dict[str, Callable[[MemoryConnection], None]] = {}
+        self._doors: dict[str, Callable[[MemoryConnection], object]] = {}
         self._connections: WeakSet[MemoryConnection] = WeakSet()
         self._is_down = False
 
@@ -122,7 +121,7 @@ class MemoryNetwork:
         door(theirs)
         return mine
 
-    def open_door(self, endpoint: str, door: Callable[[MemoryConnection], None]) -> None:
+    def open_door(self, endpoint: str, door: Callable[[MemoryConnection], object]) -> None:
         """Listen at an endpoint; SessionError if somebody does."""
         if endpoint in self._doors:
             raise SessionError(f"somebody listens at {endpoint} already")
@@ -158,17 +157,16 @@ class MemoryListener:
 
     @asynccontextmanager
     async def _listen(self, handle: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[tuple[str, ...]]:
-        async with anyio.create_task_group() as group:
-            self._network.open_door(self._endpoint, lambda connection: _admit(group, handle, connection))
-            try:
-                yield (self._endpoint,)
-            finally:
-                self._network.close_door(self._endpoint)
-                group.cancel_scope.cancel()
-
-
-def _admit(group: TaskGroup, handle: Callable[[Connection], Awaitable[None]], connection: MemoryConnection) -> None:
-    group.start_soon(_run_handler, handle, connection)
+        group = anyio.create_task_group()
+        self._network.open_door(self._endpoint, lambda connection: group.start_soon(_run_handler, handle, connection))
+        try:
+            async with group:
+                try:
+                    yield (self._endpoint,)
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            self._network.close_door(self._endpoint)
 
 
 async def _run_handler(handle: Callable[[Connection], Awaitable[None]], connection: MemoryConnection) -> None:

@@ -95,6 +95,8 @@ async def test_an_address_that_does_not_answer_gives_way_to_the_next(monkeypatch
     monkeypatch.setattr(anyio, "getaddrinfo", resolve)
     async with _listening() as endpoint:
         connection = await DIALER.dial(endpoint.replace("127.0.0.1", "node.example"))
+        await connection.send("hello")
+        assert await connection.receive() == "hello"
         await connection.aclose()
 
 
