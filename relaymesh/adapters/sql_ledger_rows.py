@@ -17,18 +17,18 @@ _SIDES: Final[dict[str, Side]] = {"client": "client", "node": "node"}
 
 GET_JOBS: Final = """
 SELECT number, side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce,
-       maximum_msat, state, created_at_ms, charged_msat, reason, body
+       maximum_msat, state, created_at_ms, charged_msat, reason, output_units, body, keys
 FROM job
 """
 PUT_JOB: Final = """
 INSERT INTO job (side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce,
-                 maximum_msat, state, created_at_ms, charged_msat, reason, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 maximum_msat, state, created_at_ms, charged_msat, reason, output_units, body, keys)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (side, client, job_id) DO UPDATE SET
     node = excluded.node, session_id = excluded.session_id, quote_id = excluded.quote_id, model = excluded.model,
     job_type = excluded.job_type, client_nonce = excluded.client_nonce, maximum_msat = excluded.maximum_msat,
     state = excluded.state, created_at_ms = excluded.created_at_ms, charged_msat = excluded.charged_msat,
-    reason = excluded.reason, body = excluded.body
+    reason = excluded.reason, output_units = excluded.output_units, body = excluded.body, keys = excluded.keys
 """
 
 GET_TRANCHES: Final = """
@@ -66,7 +66,7 @@ class RecordRows:
 
     def of_job(self, job: JobRecord) -> Row:
         """The values of a job's row, as `PUT_JOB` takes them."""
-        body = self._seal(job.body.encode(), "job", "body", job.side, job.client, job.job_id)
+        place = (job.side, job.client, job.job_id)
         return (
             job.side,
             job.client,
@@ -82,13 +82,15 @@ class RecordRows:
             job.created_at_ms,
             job.charged_msat,
             job.reason,
-            body,
+            job.output_units,
+            self._seal(job.body.encode(), "job", "body", *place),
+            self._seal(job.keys, "job", "keys", *place),
         )
 
     def read_job(self, row: Row) -> JobRecord:
         """The job in a row that `GET_JOBS` found, its number left out; LedgerError if it is none."""
         side, client, job_id, node, session_id, quote_id, model, job_type, client_nonce, maximum_msat, *rest = row
-        state, created_at_ms, charged_msat, reason, body = rest
+        state, created_at_ms, charged_msat, reason, output_units, body, keys = rest
         return JobRecord(
             side=_read_side(side),
             client=PublicKey(client),
@@ -104,7 +106,9 @@ class RecordRows:
             created_at_ms=created_at_ms,
             charged_msat=AmountMsat(charged_msat),
             reason=reason,
+            output_units=output_units,
             body=self._open(body, "job", "body", side, client, job_id).decode(),
+            keys=self._open(keys, "job", "keys", side, client, job_id),
         )
 
     def of_tranche(self, tranche: TrancheRecord) -> Row:

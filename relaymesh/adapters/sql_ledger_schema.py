@@ -29,7 +29,9 @@ CREATE TABLE job (
     created_at_ms INTEGER NOT NULL,
     charged_msat INTEGER NOT NULL,
     reason TEXT NOT NULL,
+    output_units INTEGER NOT NULL,
     body BLOB,
+    keys BLOB,
     UNIQUE (side, client, job_id)
 );
 CREATE INDEX job_by_id ON job (job_id);

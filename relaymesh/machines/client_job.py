@@ -122,6 +122,7 @@ class ClientJob:
         verify: Checks the node's events.
         commitments: What the session's secret lets us compute about prompt and output.
         known_payment_hashes: Hashes of other tranches, which no invoice may repeat.
+        recovery_keys: What the ledger keeps, encrypted, so that the job can be taken up after a crash.
     """
 
     def __init__(
@@ -134,12 +135,14 @@ class ClientJob:
         verify: Verifier,
         commitments: Commitments,
         known_payment_hashes: Collection[str] = (),
+        recovery_keys: bytes = b"",
         settings: ClientJobSettings = ClientJobSettings(),
     ) -> None:
         self.contract, self.order = contract, order
         self.job_id = order.job_id(contract.session_id)
         self.state = CLIENT_JOB_TRANSITIONS.initial
         self._signer, self._verify, self._commitments = signer, verify, commitments
+        self._recovery_keys = recovery_keys
         self._settings = settings
         self._settlement = BuyerSettlement(
             SettlementContract(
@@ -394,7 +397,8 @@ class ClientJob:
 
     def _job_record(self, state: JobState) -> JobRecord:
         paid = self._settlement.paid_msat
-        return make_job_record(self.contract, self.order, state, self._created_at_ms, paid, self._failure)
+        keys = self._recovery_keys
+        return make_job_record(self.contract, self.order, state, self._created_at_ms, paid, self._failure, keys)
 
     def _first_output_ms(self) -> int:
         return max(self._settings.first_output_ms, self._settings.first_output_etas * self.contract.quote.eta_in_ms)

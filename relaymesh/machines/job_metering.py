@@ -22,13 +22,14 @@ class JobMeter:
 
     Args:
         input_tokens: What the runner counted before it ran; its final count replaces it.
+        recovery_keys: What the ledger keeps so that the job can be ended after a crash.
     """
 
-    def __init__(self, contract: SessionContract, message: JobMessage, input_tokens: int) -> None:
+    def __init__(self, contract: SessionContract, message: JobMessage, input_tokens: int, recovery_keys: bytes) -> None:
         self.outputs: list[str] = []
         self.started_at_ms = 0
         self.finished_at_ms = 0
-        self._contract, self._message = contract, message
+        self._contract, self._message, self._recovery_keys = contract, message, recovery_keys
         self._input_tokens, self._output_tokens, self._output_bytes = input_tokens, 0, 0
         self._input_bytes = len(message.body.encode())
         self._first_output_at_ms: int | None = None
@@ -127,7 +128,9 @@ class JobMeter:
             created_at_ms=self.started_at_ms,
             charged_msat=charged_msat,
             reason="" if failure is None else failure.to_wire(),
+            output_units=message.output_units,
             body=message.body if state is JobState.OPEN else "",
+            keys=self._recovery_keys if state is JobState.OPEN else b"",
         )
 
     def _units(self) -> MeteredUnits:

@@ -162,8 +162,10 @@ def make_job_record(
     created_at_ms: int,
     paid_msat: AmountMsat,
     failure: Refusal | None,
+    keys: bytes,
 ) -> JobRecord:
-    """The job as the client's ledger keeps it; the body stays only while it may have to be sent again."""
+    """The job as the client's ledger keeps it; body and keys stay only while it may have to be taken up again."""
+    is_kept = state in (JobState.OPEN, JobState.UNKNOWN)
     return JobRecord(
         side="client",
         client=contract.client,
@@ -179,7 +181,9 @@ def make_job_record(
         created_at_ms=created_at_ms,
         charged_msat=paid_msat,
         reason="" if failure is None else failure.to_wire(),
-        body=order.body if state in (JobState.OPEN, JobState.UNKNOWN) else "",
+        output_units=order.output_units,
+        body=order.body if is_kept else "",
+        keys=keys if is_kept else b"",
     )
 
 

@@ -117,6 +117,7 @@ class NodeJob:
         signer: The node's key.
         verify: Checks the client's receipt.
         commitments: What the session's secret lets us compute about prompt and output.
+        recovery_keys: What the ledger keeps, encrypted, so that the job can be ended after a crash.
     """
 
     def __init__(
@@ -128,13 +129,14 @@ class NodeJob:
         signer: Signer,
         verify: Verifier,
         commitments: Commitments,
+        recovery_keys: bytes = b"",
         settings: NodeJobSettings = NodeJobSettings(),
     ) -> None:
         self.contract, self.message = contract, message
         self.state = NODE_JOB_TRANSITIONS.initial
         self._signer, self._verify, self._commitments = signer, verify, commitments
         self._settings = settings
-        self._meter = JobMeter(contract, message, input_tokens)
+        self._meter = JobMeter(contract, message, input_tokens, recovery_keys)
         self._settlement: SellerSettlement | None = None
         self._offers: list[OfferInvoice] = []
         self._held: deque[RunnerProduced] = deque()

@@ -78,7 +78,9 @@ class JobRecord:
         client_nonce: 32 bytes in hex; job id = SHA-256(session id ‖ client nonce).
         charged_msat: What the record says it cost; 0 until there is one.
         reason: How it ended, for a person; empty while it is open.
+        output_units: The most output that the JOB asked for.
         body: Sensitive; the JOB's body, kept until the job is terminal so that it can be resent after a crash.
+        keys: Sensitive; the job's commitment keys, on the client's side after the session's secret key; kept as long.
     """
 
     side: Side
@@ -95,7 +97,9 @@ class JobRecord:
     created_at_ms: int
     charged_msat: AmountMsat = AmountMsat(0)
     reason: str = ""
+    output_units: int = 0
     body: str = ""
+    keys: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import hmac
 from collections.abc import Sequence
+from typing import Self
 
-from relaymesh.protocol.key_schedule import SessionSecrets
+from relaymesh.errors import LocalProtocolError
+from relaymesh.protocol.key_schedule import KEY_BYTES, SessionSecrets
 from relaymesh.protocol.session_messages import JobId
 
 
@@ -23,6 +25,17 @@ class JobCommitments:
 
     def __repr__(self) -> str:
         return "JobCommitments(…)"
+
+    @classmethod
+    def from_bytes(cls, keys: bytes) -> Self:
+        """The commitments that `to_bytes` wrote down; LocalProtocolError if it is not 96 bytes."""
+        if len(keys) != 3 * KEY_BYTES:
+            raise LocalProtocolError(f"a job's commitment keys are {3 * KEY_BYTES} bytes")
+        return cls(keys[:KEY_BYTES], keys[KEY_BYTES : 2 * KEY_BYTES], keys[2 * KEY_BYTES :])
+
+    def to_bytes(self) -> bytes:
+        """The three keys, for the ledger, which encrypts them."""
+        return self._prompt_key + self._output_key + self._payment_key
 
     def commit_prompt(self, body: str) -> str:
         """HMAC-SHA256 of the JOB's body, in hex."""

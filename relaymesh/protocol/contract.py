@@ -1,6 +1,5 @@
 """What a handshake agreed on, and what one job under it asks for: the values both sides' machines work from (RM-02)."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +7,7 @@ from typing import Protocol
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.quote import Quote, QuotedTerm
+from relaymesh.protocol.session_codec import compute_job_id
 from relaymesh.protocol.session_messages import JobId, JobMessage, SessionId
 from relaymesh.units import AmountMsat
 
@@ -59,7 +59,7 @@ class JobOrder:
 
     def job_id(self, session_id: SessionId) -> JobId:
         """SHA-256(session id ‖ client nonce) (RM-02, "Jobs")."""
-        return JobId(hashlib.sha256(bytes.fromhex(session_id) + self.client_nonce).hexdigest())
+        return compute_job_id(session_id, self.client_nonce)
 
     def to_message(self, contract: SessionContract) -> JobMessage:
         """The JOB that asks for it under this contract."""

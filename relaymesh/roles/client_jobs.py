@@ -220,13 +220,15 @@ class OpenSession:
         """Begin a job; the JOB leaves with the next frame."""
         assert self._driver is not None and self._tasks is not None
         job_id = order.job_id(self.contract.session_id)
+        commitments = derive_job_commitments(self._secrets, job_id)
         machine = ClientJob(
             self.contract,
             order,
             plan,
             signer=self._key,
             verify=verify,
-            commitments=derive_job_commitments(self._secrets, job_id),
+            commitments=commitments,
+            recovery_keys=self._key.reveal_secret() + commitments.to_bytes(),
             known_payment_hashes=self._tools.known_payment_hashes,
             settings=self._tools.job_settings,
         )

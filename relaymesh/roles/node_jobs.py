@@ -254,13 +254,15 @@ class ServedSession:
         if isinstance(tokens, Refusal):
             self._refuse(message.job_id, tokens)
             return None
+        commitments = derive_job_commitments(self._secrets, message.job_id)
         return NodeJob(
             self.contract,
             message,
             input_tokens=tokens,
             signer=self._tools.key,
             verify=verify,
-            commitments=derive_job_commitments(self._secrets, message.job_id),
+            commitments=commitments,
+            recovery_keys=commitments.to_bytes(),
             settings=self._tools.job_settings,
         )
 
