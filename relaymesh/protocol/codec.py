@@ -84,12 +84,20 @@ def open_message(event: VerifiedEvent, signer: Signer) -> MarketMessage | Refusa
         raise RemoteProtocolError("the sealed message is for another key")
     plaintext = signer.open(event.content, counterparty)
     try:
-        return _read_plaintext(event, plaintext)
+        return read_plaintext(event, plaintext)
     except RemoteProtocolError as error:
         return refuse(RefusalCode.INVALID_MESSAGE, str(error))
 
 
-def _read_plaintext(event: VerifiedEvent, plaintext: str) -> MarketMessage | Refusal:
+def read_plaintext(event: VerifiedEvent, plaintext: str) -> MarketMessage | Refusal:
+    """Read a sealed message whose plaintext somebody discloses: it must be what the event's `x` tag commits to.
+
+    Returns:
+        The message, or a refusal when it is of another version.
+
+    Raises:
+        RemoteProtocolError: The plaintext is another, or is no valid message.
+    """
     if event.tag_value("x") != hashlib.sha256(plaintext.encode()).hexdigest():
         raise RemoteProtocolError("the x tag must be the SHA-256 of the plaintext")
     message_type = _MESSAGE_TYPES.get(event.kind)
