@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, product
 from typing import Final
 
-import orjson
-
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import is_addressable
 from relaymesh.units import Timestamp
+from relaymesh_relay.comparison import compare_with
 from relaymesh_relay.postings import (
     EVERYTHING,
     KIND_KEY,
@@ -28,13 +27,12 @@ from relaymesh_relay.postings import (
     id_order,
     tag_key,
 )
-from relaymesh_relay.store import DELETION_KIND, Found, Standing, Step, StorageError, document_author, document_id
+from relaymesh_relay.store import DELETION_KIND, Found, Standing, Step, StorageError, document_id
 
 _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
-_DOCUMENTS_AT_ONCE: Final = 64
+_DOCUMENTS_AT_ONCE: Final = 128
 _ENTRIES_AT_ONCE: Final = 512
-_NEEDLES_AT_MOST: Final = 8
 _LOWEST: Final = -(2**63)
 _HIGHEST: Final = 2**63 - 1
 
@@ -63,12 +61,21 @@ WITH RECURSIVE kinds (kind) AS (
 SELECT kind FROM kinds WHERE kind IS NOT NULL LIMIT ?2
 """
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM posting WHERE key = ? LIMIT ?)"
-_COLUMNS = "sequence, kind, created_at, expires_at, document"
-_BY_SEQUENCE = f"SELECT {_COLUMNS} FROM event WHERE sequence IN (SELECT value FROM json_each(?))"  # noqa: S608
-_BY_ID = f"SELECT {_COLUMNS} FROM event WHERE id_order = ?"  # noqa: S608
+_LIST = """
+SELECT posting.age, posting.id_order, posting.sequence, event.kind, event.document
+FROM posting CROSS JOIN event USING (sequence)
+WHERE key = ? AND posting.kind = ? AND (age, posting.id_order, sequence) > (?, ?, ?) AND age <= ?
+      AND (expires_at IS NULL OR expires_at > ?)
+ORDER BY age, posting.id_order, sequence LIMIT ?
+"""
+_BY_SEQUENCES = """
+SELECT sequence, kind, document FROM event WHERE sequence IN ({}) AND (expires_at IS NULL OR expires_at > ?)
+"""
+_BY_IDS = "SELECT -created_at, id_order, sequence FROM event WHERE id_order IN ({})"
+_BY_ID = "SELECT sequence, kind, document FROM event WHERE id_order = ?"
 
-Row = tuple[int, int, int, Timestamp | None, bytes]
-"""(sequence, kind, created_at, expires_at, document)."""
+Row = tuple[Place, int, bytes]
+"""(place, kind, document)."""
 
 
 def standing_of(database: sqlite3.Connection, event: Event, address: bytes | None) -> Standing:
@@ -88,11 +95,11 @@ def standing_of(database: sqlite3.Connection, event: Event, address: bytes | Non
     return Standing.FRESH
 
 
-def find_id(database: sqlite3.Connection, event_id: str) -> Row | None:
-    """The stored event with this id."""
+def find_id(database: sqlite3.Connection, event_id: str) -> tuple[int, int, bytes] | None:
+    """The (sequence, kind, document) of the stored event with this id."""
     wanted = event_id.encode()
-    rows: Iterable[Row] = database.execute(_BY_ID, (id_order(event_id),))
-    return next((row for row in rows if document_id(row[4]) == wanted), None)
+    rows: Iterable[tuple[int, int, bytes]] = database.execute(_BY_ID, (id_order(event_id),))
+    return next((row for row in rows if document_id(row[2]) == wanted), None)
 
 
 class SqliteReader:
@@ -132,17 +139,12 @@ class SqliteReader:
     ) -> Iterator[Step]:
         if limit <= 0:
             return
-        accept = _comparison(wanted)
-        places = self._places(wanted, limit)
+        matches = compare_with(wanted)
         left = limit
-        while chunk := list(islice(places, _DOCUMENTS_AT_ONCE)):
-            rows = self._fetch(chunk)
-            for _, _, sequence in chunk:
-                row = rows.get(sequence)  # None when it was removed since its place was read
-                if row is None or not accept(row) or (row[3] is not None and row[3] <= now):
-                    continue
-                if readable is None or readable(row[4]):
-                    yield Found(sequence, row[4])
+        for rows in self._rows(wanted, limit, now):
+            for place, kind, document in rows:
+                if matches(kind, -place[0], document) and (readable is None or readable(document)):
+                    yield Found(place[2], document)
                     left -= 1
                     if not left:
                         return
@@ -152,24 +154,45 @@ class SqliteReader:
         """Let go of the file."""
         self._database.close()
 
-    def _fetch(self, places: list[Place]) -> dict[int, Row]:
-        sequences = orjson.dumps([sequence for _, _, sequence in places])
-        return {row[0]: row for row in self._database.execute(_BY_SEQUENCE, (sequences.decode(),))}
-
-    def _places(self, wanted: Filter, limit: int) -> Iterator[Place]:
-        """The places of all events that may match, in order, each once."""
+    def _rows(self, wanted: Filter, limit: int, now: Timestamp) -> Iterator[list[Row]]:
+        """All events that may match, in order, each once, in pieces."""
         if wanted.ids is not None:
-            return iter(self._places_of_ids(wanted.ids))
+            return self._fetch_in_order(iter(self._places_of_ids(wanted.ids)), now)
         lists = self._choose_lists(wanted)
         newest = -wanted.until if wanted.until is not None else _LOWEST
         oldest = -wanted.since if wanted.since is not None else _HIGHEST
+        if len(lists) == 1:
+            return self._read_list(lists[0], newest, oldest, min(limit, _DOCUMENTS_AT_ONCE), now)
         at_once = min(_ENTRIES_AT_ONCE, 2 * limit // max(1, len(lists)) + 8)
         merged = heapq.merge(*(self._entries(each, newest, oldest, at_once) for each in lists))
-        return _without_repeats(merged) if len(lists) > 1 else merged
+        return self._fetch_in_order(_without_repeats(merged), now, min(limit, _DOCUMENTS_AT_ONCE))
+
+    def _read_list(self, of: ListKey, newest: int, oldest: int, at_once: int, now: Timestamp) -> Iterator[list[Row]]:
+        """One posting list and its documents; each piece is a query of its own, so none holds the log's file back."""
+        place: Place = (newest, _LOWEST, -1)
+        while True:
+            rows = self._database.execute(_LIST, (*of, *place, oldest, now, at_once)).fetchall()
+            yield [((age, order, sequence), kind, document) for age, order, sequence, kind, document in rows]
+            if len(rows) < at_once:
+                return
+            place = rows[-1][:3]
+
+    def _fetch_in_order(
+        self, places: Iterator[Place], now: Timestamp, at_once: int = _DOCUMENTS_AT_ONCE
+    ) -> Iterator[list[Row]]:
+        """The documents at these places; what was removed meanwhile is left out."""
+        while piece := list(islice(places, at_once)):
+            statement = _BY_SEQUENCES.format(",".join("?" * len(piece)))
+            found = self._database.execute(statement, (*(place[2] for place in piece), now))
+            rows = {sequence: (kind, document) for sequence, kind, document in found}
+            yield [(place, *rows[place[2]]) for place in piece if place[2] in rows]
 
     def _places_of_ids(self, ids: Iterable[str]) -> list[Place]:
-        rows = ((event_id, find_id(self._database, event_id)) for event_id in set(ids))
-        return sorted((-row[2], id_order(event_id), row[0]) for event_id, row in rows if row is not None)
+        places: list[Place] = []
+        orders = iter({id_order(event_id) for event_id in ids})
+        while piece := list(islice(orders, _DOCUMENTS_AT_ONCE)):
+            places += self._database.execute(_BY_IDS.format(",".join("?" * len(piece))), piece)
+        return sorted(places)
 
     def _choose_lists(self, wanted: Filter) -> list[ListKey]:
         """The posting lists of the condition with the fewest entries, if they are not too many to merge."""
@@ -229,43 +252,3 @@ def _without_repeats(places: Iterator[Place]) -> Iterator[Place]:
         if place != before:
             yield place
         before = place
-
-
-def _comparison(wanted: Filter) -> Callable[[Row], bool]:
-    """What compares a stored event with every condition of a filter."""
-    kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
-    authors = None if wanted.authors is None else frozenset(author.encode() for author in wanted.authors)
-    ids = None if wanted.ids is None else frozenset(event_id.encode() for event_id in wanted.ids)
-    since = wanted.since if wanted.since is not None else 0
-    until = wanted.until if wanted.until is not None else _HIGHEST
-    tags = [_tag_comparison(letter, values) for letter, values in wanted.tags]
-
-    def accept(row: Row) -> bool:
-        _, kind, created_at, _, document = row
-        return (
-            since <= created_at <= until
-            and (kinds is None or kind in kinds)
-            and (authors is None or document_author(document) in authors)
-            and (ids is None or document_id(document) in ids)
-            and all(has_tag(document) for has_tag in tags)
-        )
-
-    return accept
-
-
-def _tag_comparison(letter: str, values: tuple[str, ...]) -> Callable[[bytes], bool]:
-    """What finds one of these values in a document's tags of this name.
-
-    A few values are searched as bytes: in our own compact JSON `["t","value"` begins a tag and cannot stand inside a
-    string, where its quotes would be escaped.
-    """
-    if len(values) <= _NEEDLES_AT_MOST:
-        needles = [orjson.dumps([letter, value])[:-1] for value in values]
-        return lambda document: any(needle in document for needle in needles)
-    wanted = frozenset(values)
-
-    def has_tag(document: bytes) -> bool:
-        tags = orjson.loads(document)["tags"]
-        return any(len(tag) > 1 and tag[0] == letter and tag[1] in wanted for tag in tags)
-
-    return has_tag

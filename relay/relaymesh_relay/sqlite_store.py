@@ -19,6 +19,7 @@ from relaymesh_relay.store import DELETION_KIND, Record, Standing, StorageError,
 SCHEMA_VERSION: Final = 1
 _PAGE_BYTES: Final = 16_384
 _BUSY_SECONDS: Final = 5.0
+_STATEMENTS_CACHED: Final = 512
 
 # `age` is the negated created_at, so that a posting list in ascending order is newest first, then lowest id.
 _SCHEMA: Final = """
@@ -77,7 +78,11 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         try:
             database = sqlite3.connect(
-                self._settings.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self._settings.file,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=_STATEMENTS_CACHED,
             )
             database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             database.execute("PRAGMA journal_mode = WAL")
@@ -205,8 +210,8 @@ class SqliteWriter:
     def _remove_own(self, event_id: str, author: str) -> None:
         """Remove this event if this author wrote it; a deletion request itself stays."""
         row = find_id(self._database, event_id)
-        if row is not None and row[1] != DELETION_KIND and document_author(row[4]) == author.encode():
-            self._remove(row[0], row[4])
+        if row is not None and row[1] != DELETION_KIND and document_author(row[2]) == author.encode():
+            self._remove(row[0], row[2])
 
     def _delete_address(self, address: bytes, until: Timestamp) -> None:
         self._database.execute(
