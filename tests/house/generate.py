@@ -116,7 +116,7 @@ def command_reference() -> str:
 def _parameter_row(parameter: typing.Any) -> str:
     names = [f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts)]
     if parameter.param_type_name == "argument":
-        names = [f"`{parameter.human_readable_name}`"]
+        names = [f"`{parameter.name.upper()}`"]
     default = parameter.default
     has_default = default not in (None, False, ()) and not callable(default) and "UNSET" not in repr(default)
     shown = f"`{default}`" if has_default else "required" if parameter.required else ""
