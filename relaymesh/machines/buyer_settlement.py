@@ -110,6 +110,7 @@ class BuyerSettlement:
         if self.is_in_doubt:
             self._early = offered  # the payee saw the money before our own wallet answered: the wallet's word first
             return
+        self._open_free_tranches(offered.tranche)
         complaint = self._find_mismatch(offered, now)
         if complaint is not None or offered.decoded is None:
             self._refuse(offered.tranche, complaint or "the invoice cannot be read")
@@ -119,6 +120,17 @@ class BuyerSettlement:
         self._tranches.change(tranche, "invoice", _State.INVOICED, bolt11=offered.bolt11, payment_hash=payment_hash)
         record = self._tranches.change(tranche, "pay", _State.PAYING)
         self._effects += [Store((record,)), Pay(tranche, offered.bolt11, payment_hash, offered.amount_msat)]
+
+    def _open_free_tranches(self, tranche: int) -> None:
+        """Tranches that cost nothing have no invoice: those before `tranche` count as paid, if they are such."""
+        plan = self._contract.plan
+        while len(self._tranches.records) < min(tranche, plan.count):
+            number = len(self._tranches.records)
+            if self._contract.is_input_known and plan.price(number) > 0:
+                return
+            self._tranches.open_next(AmountMsat(0), plan.units(number))
+            self._tranches.change(number, "invoice", _State.INVOICED)
+            self._tranches.change(number, "settle", _State.PAID)
 
     def _refuse(self, tranche: int, complaint: str) -> None:
         self._effects.append(SettlementStopped(tranche, refuse(RefusalCode.PAYMENT_MISMATCH, complaint)))
@@ -134,13 +146,15 @@ class BuyerSettlement:
             return f"tranche {offered.tranche} was invoiced where {len(self._tranches.records)} of {plan.count} is next"
         units = plan.units(offered.tranche)
         # Without the tokenizer we cannot know where the limit cuts the last tranche short; larger it never is.
-        is_agreed = offered.units == units if contract.is_input_known else 0 < offered.units <= units
+        is_agreed = offered.units == units if contract.is_input_known else offered.units <= units
         if offered.order != contract.order or not is_agreed:
             return "the invoice is of another order or tranche than agreed"
         if decoded.amount_msat != offered.amount_msat:
             return f"the invoice asks for {decoded.amount_msat} msat where {offered.amount_msat} was announced"
         if contract.is_input_known and offered.amount_msat > plan.price(offered.tranche):
             return f"the invoice asks for {offered.amount_msat} msat where {plan.price(offered.tranche)} is the price"
+        if offered.amount_msat > contract.maximum_tranche_msat:
+            return f"the invoice exceeds the {contract.maximum_tranche_msat} msat that the quote puts at stake at once"
         if self.committed_msat + offered.amount_msat > contract.maximum_msat:
             return f"the invoice would exceed the job's limit of {contract.maximum_msat} msat"
         if decoded.payee != contract.lightning_node_id:

@@ -153,6 +153,7 @@ class ClientJob:
                 plan=plan,
                 is_input_known=contract.quote.row.unit != "token",
                 maximum_msat=order.maximum_msat,
+                maximum_tranche_msat=contract.term.exposure_buyer_msat,
                 lightning_node_id=contract.lightning_node_id,
             ),
             known_payment_hashes=known_payment_hashes,

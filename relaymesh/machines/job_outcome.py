@@ -114,7 +114,9 @@ def find_complaints(
 
 def _are_payments_as_made(record: MeteringRecord, settlement: BuyerSettlement, commitments: Commitments) -> bool:
     paid: list[TrancheRecord] = [
-        tranche for tranche in settlement.records if tranche.state in (TrancheState.PAID, TrancheState.RELEASED)
+        tranche
+        for tranche in settlement.records
+        if tranche.amount_msat and tranche.state in (TrancheState.PAID, TrancheState.RELEASED)
     ]
     expected = {
         commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash): tranche.amount_msat

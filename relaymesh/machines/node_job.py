@@ -174,6 +174,7 @@ class NodeJob:
                 plan=plan,
                 is_input_known=True,
                 maximum_msat=message.max_msat,
+                maximum_tranche_msat=self.contract.term.exposure_buyer_msat,
                 lightning_node_id=self.contract.lightning_node_id,
             ),
             invoice_expiry_seconds=self._settings.invoice_expiry_seconds,

@@ -52,6 +52,7 @@ class SettlementContract:
         plan: The tranches and their prices, as this side computes them.
         is_input_known: Whether this side measured the input itself (bytes, jobs); token counts are the node's word.
         maximum_msat: The JOB's own limit.
+        maximum_tranche_msat: The buyer's exposure that the quote stated: no tranche may cost more.
         lightning_node_id: Who must be paid: the offer's `ln_pubkey`.
     """
 
@@ -62,6 +63,7 @@ class SettlementContract:
     plan: TranchePlan
     is_input_known: bool
     maximum_msat: AmountMsat
+    maximum_tranche_msat: AmountMsat
     lightning_node_id: str
 
 

@@ -5,6 +5,7 @@ plaintext, so that one message can later be shown as evidence without giving a c
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,7 @@ MESSAGE_KINDS: Final[dict[type[MarketMessage], Kind]] = {
 _MESSAGE_TYPES: Final[dict[int, type[MarketMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
 
 TOPIC: Final = "relaymesh"
+_LABEL: Final = re.compile(rf"[a-z0-9./@-]{{1,{MAXIMUM_LABEL_BYTES}}}")
 CONVERSATION_WINDOW_SECONDS: Final = 60
 STATE_FUTURE_SECONDS: Final = 60
 
@@ -208,6 +210,8 @@ def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
     first_topic = event.tag_value("t")
     label = event.tag_value("d")
-    if first_topic != TOPIC or not label or len(label.encode()) > MAXIMUM_LABEL_BYTES:
-        raise RemoteProtocolError(f"state must carry t={TOPIC} and a label of at most {MAXIMUM_LABEL_BYTES} bytes")
+    if first_topic != TOPIC or label is None or _LABEL.fullmatch(label) is None:
+        raise RemoteProtocolError(
+            f"state must carry t={TOPIC} and a label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
+        )
     return label

@@ -75,12 +75,14 @@ def price_row(unit: str = "byte", output_msat: int = 2_000, **changes: object) -
     return PriceRow.model_validate({**fields, **changes})
 
 
-def contract(row: PriceRow | None = None, tranche_units: int | None = 16, **changes: object) -> SessionContract:
+def contract(
+    row: PriceRow | None = None, tranche_units: int | None = 16, exposure_msat: int = 100_000, **changes: object
+) -> SessionContract:
     row = row or price_row()
     term = QuotedTerm(
         order="prepay",
         tranche_units=tranche_units,
-        exposure_buyer_msat=AmountMsat(0),
+        exposure_buyer_msat=AmountMsat(exposure_msat),
         exposure_node_msat=AmountMsat(0),
     )
     quote = Quote(

@@ -211,6 +211,32 @@ def test_generation_stops_where_the_budget_ends() -> None:
     assert pair.outcome.metering is not None and pair.outcome.metering.record.error == "length"
 
 
+def test_a_tranche_above_the_exposure_that_the_quote_stated_is_never_paid() -> None:
+    pair = completed(agreed=contract(exposure_msat=60))
+    assert pair.wallets.paid == {}
+    assert pair.outcome is not None and pair.outcome.refusal is not None
+    assert "at stake" in pair.outcome.refusal.reason
+
+
+def test_tranches_that_a_high_minimum_makes_free_have_no_invoice() -> None:
+    row = price_row(output_msat=4_000, minimum_msat=AmountMsat(200))
+    pair = completed(
+        agreed=contract(row=row, tranche_units=4), pieces=tuple("abcdefghijklmnopqrstuvwxyz0123456789" * 2)
+    )
+    prices = [record.amount_msat for record in tranches(pair, "node").values()]
+    assert 0 in prices[1:] and prices[-1] > 0, "the minimum covers some tranches after the first"
+    assert pair.outcome is not None and pair.outcome.state is JobState.DONE
+    assert pair.outcome.complaints == ()
+    assert len(pair.wallets.invoices) == sum(price > 0 for price in prices)
+
+
+def test_a_token_priced_job_without_output_is_paid_for_its_input() -> None:
+    row = price_row(unit="token", output_msat=0)
+    pair = completed(agreed=contract(row=row), wanted=order(output_units=0), input_tokens=100)
+    assert pair.outcome is not None and pair.outcome.state is JobState.DONE
+    assert sum(pair.wallets.paid.values()) == 50
+
+
 def test_a_job_that_cannot_be_begun_under_its_limit_is_refused_before_any_invoice() -> None:
     agreed = contract()
     pair = Pair(agreed=agreed)
