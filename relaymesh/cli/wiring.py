@@ -28,6 +28,7 @@ from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
+from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.settings import Settings, Wallet
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
@@ -91,6 +92,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(directory, "client"))
+        await recover_client(ledger, payer)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         tools = ClientTools(
             wallet=payer,
@@ -120,6 +122,7 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
         rows = price_rows(runner.models, node)
         lightning = await wallet.info()
         ledger = await stack.enter_async_context(open_ledger(directory, "node"))
+        await recover_node(ledger, wallet, key, system_clock)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         serving = Node(
             NodeSettings(

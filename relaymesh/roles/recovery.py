@@ -1,0 +1,107 @@
+"""What a role does about its ledger before it does anything else: every open row is resolved (RM-03, "Exactly once").
+
+The wallet is asked what became of each payment or invoice; nothing is paid or invoiced again. A payment that the wallet
+cannot judge stays unknown, and is asked about again at the next start.
+"""
+
+from dataclasses import dataclass
+
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord
+from relaymesh.machines.recovery import (
+    IN_DOUBT_STATES,
+    INTERRUPTED,
+    UNPAID_STATES,
+    account,
+    end_job,
+    interrupted_record,
+    resolve_invoice,
+    resolve_payment,
+)
+from relaymesh.nostr.keys import KeyPair
+from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
+from relaymesh.ports.lightning import InvoiceIssuer, InvoiceStatus, Payer
+from relaymesh.protocol.evidence import build_metering
+from relaymesh.protocol.refusal import RefusalCode, refuse
+from relaymesh.roles.driver import Clock
+
+CLIENT_INTERRUPTED = refuse(RefusalCode.CANCELLED, "the client was stopped in the middle of the job")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was done about the rows of one ledger.
+
+    Args:
+        ended: Jobs that are terminal now.
+        in_doubt: Jobs with a payment that the wallet still cannot judge.
+    """
+
+    ended: tuple[JobRecord, ...]
+    in_doubt: tuple[JobRecord, ...]
+
+
+async def recover_client(ledger: Ledger, wallet: Payer) -> Recovered:
+    """Resolve every open job of the client's side: its payments by look-up, then the job by what they came to."""
+    outcomes = []
+    for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True)):
+        tranches = tuple([await _look_up(tranche, wallet) for tranche in found.tranches])
+        job = found.job
+        if job.state in (JobState.OPEN, JobState.UNKNOWN):
+            job = end_job(job, tranches, CLIENT_INTERRUPTED)
+        if job.state is not JobState.UNKNOWN:
+            tranches = account(tranches)
+        await ledger.write((job, *tranches))
+        outcomes.append(job)
+    return _sort(outcomes)
+
+
+async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, clock: Clock) -> Recovered:
+    """Resolve every open job of the node's side, and sign the one record that each of them is owed.
+
+    A client that comes back with such a job gets this record; the job is not run again.
+
+    Raises:
+        LightningError: The wallet does not answer: a node does not start without knowing what it was paid.
+    """
+    outcomes = []
+    for found in await ledger.find_jobs(JobQuery(side="node", only_unresolved=True)):
+        tranches = tuple([await _look_up_invoice(tranche, wallet) for tranche in found.tranches])
+        if found.job.state is JobState.OPEN:
+            outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))
+        else:
+            await ledger.write((found.job, *account(tranches)))
+            outcomes.append(found.job)
+    return _sort(outcomes)
+
+
+async def _end_at_node(
+    ledger: Ledger, found: LedgerJob, tranches: tuple[TrancheRecord, ...], key: KeyPair, clock: Clock
+) -> JobRecord:
+    now = clock()
+    record = interrupted_record(found.job, tranches, now.unix_ms)
+    unsigned = build_metering(record, author=key.public_key, client=found.job.client, created_at=now.timestamp)
+    job = end_job(found.job, tranches, INTERRUPTED)
+    evidence = EvidenceRecord("node", found.job.job_id, key.sign(unsigned))
+    await ledger.write((job, *account(tranches), evidence))
+    return job
+
+
+async def _look_up(tranche: TrancheRecord, wallet: Payer) -> TrancheRecord:
+    if tranche.state not in IN_DOUBT_STATES:
+        return tranche
+    return resolve_payment(tranche, await wallet.lookup_payment(tranche.payment_hash))
+
+
+async def _look_up_invoice(tranche: TrancheRecord, wallet: InvoiceIssuer) -> TrancheRecord:
+    """An invoice that is still open is waited for: a minute at most, and then it can no longer be paid."""
+    if tranche.state not in UNPAID_STATES:
+        return tranche
+    state = await wallet.lookup_invoice(tranche.invoice_label)
+    if state.status is InvoiceStatus.OPEN:
+        state = await wallet.wait_invoice(tranche.invoice_label)
+    return resolve_invoice(tranche, is_paid=state.status is InvoiceStatus.PAID)
+
+
+def _sort(jobs: list[JobRecord]) -> Recovered:
+    ended = tuple(job for job in jobs if job.state is not JobState.UNKNOWN)
+    return Recovered(ended, tuple(job for job in jobs if job.state is JobState.UNKNOWN))
