@@ -78,6 +78,8 @@ class OpenAiRunner:
         parts = _checked_url(base_url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key):
             raise UsageError("expected the API key to be printable ASCII; check what the key file or variable holds")
+        if api_key is not None and parts.username is not None:
+            raise UsageError("expected a key or a name in the URL, both came; leave the name and password out")
         self._base_url = base_url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
         self._address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._headers = {"Accept-Encoding": "identity"}
@@ -272,7 +274,9 @@ class OpenAiRunner:
         return self._session
 
     def _failure(self, error: Exception) -> RunnerError:
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        if isinstance(error, aiohttp.ClientSSLError):
+            reason = "presents no certificate that this machine trusts; install its authority or use another URL"
+        elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             reason = "cannot be reached; start it, or give the URL where it listens"
         elif isinstance(error, TimeoutError):
             reason = "did not answer in time"

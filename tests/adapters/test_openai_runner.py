@@ -121,6 +121,11 @@ def test_a_key_with_a_line_break_is_refused_without_being_shown() -> None:
     assert "secret" not in str(raised.value)
 
 
+def test_a_key_and_a_password_in_the_url_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="both"):
+        OpenAiRunner("http://user:secret@localhost/v1", api_key="key")
+
+
 async def test_a_runner_that_was_not_entered_says_so() -> None:
     with pytest.raises(LocalProtocolError, match="async with"):
         await OpenAiRunner("http://localhost/v1").models()
