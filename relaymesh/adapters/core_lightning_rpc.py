@@ -172,7 +172,10 @@ async def _run_in_daemon_thread(work: Callable[[], dict[str, Any]], hang_up: Cal
         with suppress(RuntimeError):  # the event loop is gone: nobody waits
             anyio.from_thread.run_sync(done.set, token=token)
 
-    threading.Thread(target=run, name="core-lightning-call", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="core-lightning-call", daemon=True).start()
+    except RuntimeError as error:
+        raise NodeUnreachable("the system gives this process no more threads to call its Lightning node in") from error
     try:
         await done.wait()
     except BaseException:

@@ -34,6 +34,7 @@ class Ledger:
         self.pending: dict[str, AttemptRecord] = {}
         self._node_by_public_key: dict[str, NodeRecord] = {}
         self._invoice_labels: dict[tuple[str, str], str] = {}
+        self._invoice_keys: dict[str, tuple[str, str]] = {}
         self._attempts_by_hash: dict[tuple[str, str], list[int]] = {}
         self._changes: dict[tuple[type[Record], str], Change] = {}
 
@@ -60,6 +61,7 @@ class Ledger:
             return
         del self.invoices[record.payee][record.label]
         del self._invoice_labels[record.payee, record.payment_hash]
+        del self._invoice_keys[record.bolt11]
         self.unpaid.pop(record.key, None)
 
     def take_changes(self) -> tuple[Change, ...]:
@@ -81,6 +83,11 @@ class Ledger:
         """A node's invoice with this payment hash."""
         label = self._invoice_labels.get((payee, payment_hash))
         return None if label is None else self.invoices[payee][label]
+
+    def invoice_with_text(self, text: str) -> InvoiceRecord | None:
+        """The invoice that reads so, whoever issued it."""
+        found = self._invoice_keys.get(text)
+        return None if found is None else self.invoices[found[0]][found[1]]
 
     def attempts_with_hash(self, payer: str, payment_hash: str) -> list[AttemptRecord]:
         """A node's attempts to pay this hash, oldest first."""
@@ -114,6 +121,7 @@ class Ledger:
     def _put_invoice(self, record: InvoiceRecord) -> None:
         self.invoices.setdefault(record.payee, {})[record.label] = record
         self._invoice_labels[record.payee, record.payment_hash] = record.label
+        self._invoice_keys[record.bolt11] = (record.payee, record.label)
         if record.status == "unpaid":
             self.unpaid[record.key] = record
         else:

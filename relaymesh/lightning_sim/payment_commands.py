@@ -25,7 +25,7 @@ from relaymesh.lightning_sim.parameters import (
     as_text,
 )
 from relaymesh.lightning_sim.records import AttemptRecord, NodeRecord
-from relaymesh.lightning_sim.simulation import PaymentOrder, Simulation, read_for_payment
+from relaymesh.lightning_sim.simulation import PaymentOrder, Simulation
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
 _LIST_LAG_MS: Final = 40
@@ -148,7 +148,7 @@ def _outcome(simulation: Simulation, attempt: AttemptRecord) -> AttemptRecord | 
 
 
 def _find_complete(simulation: Simulation, node: NodeRecord, text: str) -> AttemptRecord | None:
-    payment_hash = read_for_payment(text).payment_hash
+    payment_hash = simulation.read_bill(text).payment_hash
     attempts = simulation.ledger.attempts_with_hash(node.name, payment_hash)
     return next((attempt for attempt in attempts if attempt.status == "complete"), None)
 
@@ -157,7 +157,7 @@ def _select(simulation: Simulation, node: NodeRecord, given: dict[str, Any]) -> 
     if "bolt11" in given and "payment_hash" in given:
         raise RpcFailure(BAD_PARAMETERS, "Can only specify one of {bolt11} or {payment_hash}")
     if "bolt11" in given:
-        payment_hash = read_for_payment(given["bolt11"]).payment_hash
+        payment_hash = simulation.read_bill(given["bolt11"]).payment_hash
     elif "payment_hash" in given:
         payment_hash = given["payment_hash"]
     else:

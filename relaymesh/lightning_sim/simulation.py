@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from relaymesh.adapters.invoices import InvoiceFields, find_node_id, read_invoice
+from relaymesh.adapters.invoices import find_node_id, read_invoice
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.lightning_sim.answers import (
     ALREADY_PAID,
@@ -42,6 +42,18 @@ class PaymentOrder:
     amount_msat: int | None = None
     maximum_fee_msat: int | None = None
     label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a payer needs to know of an invoice; `payee` is a node's id, `amount_msat` None where the payer chooses."""
+
+    bolt11: str
+    payment_hash: str
+    payment_secret: str
+    payee: str
+    amount_msat: int | None
+    expires_at: int
 
 
 class Simulation:
@@ -103,26 +115,26 @@ class Simulation:
         Raises:
             RpcFailure: The payment was not sent.
         """
-        invoice = read_for_payment(order.text)
-        amount_msat = _choose_amount(invoice, order)
-        late_seconds = now_ms // MILLISECONDS_PER_SECOND - invoice.created_at - invoice.expiry_seconds
+        bill = self.read_bill(order.text)
+        amount_msat = _choose_amount(bill, order)
+        late_seconds = now_ms // MILLISECONDS_PER_SECOND - bill.expires_at
         if late_seconds > 0:
             raise RpcFailure(INVOICE_EXPIRED, f"Invoice expired {late_seconds} seconds ago")
         expire_constraints(self.ledger, now_ms // MILLISECONDS_PER_SECOND)
         hops: tuple[Hop, ...] = ()
-        if invoice.payee != payer.public_key:
-            payee = self.ledger.node_with_key(invoice.payee)
+        if bill.payee != payer.public_key:
+            payee = self.ledger.node_with_key(bill.payee)
             hops = find_route(self.ledger, self.faults, self.plan, payer, payee, amount_msat)
             check_fee(hops, amount_msat, order.maximum_fee_msat)
-        self._refuse_second_payment(payer, invoice.payment_hash)
+        self._refuse_second_payment(payer, bill.payment_hash)
         attempt = AttemptRecord(
             payer=payer.name,
             index=payer.payments_created + 1,
             group=int.from_bytes(self.entropy(8)) >> (64 - _GROUP_BITS),
-            payment_hash=invoice.payment_hash,
-            payment_secret=invoice.payment_secret,
-            bolt11=invoice.bolt11,
-            destination=invoice.payee,
+            payment_hash=bill.payment_hash,
+            payment_secret=bill.payment_secret,
+            bolt11=bill.bolt11,
+            destination=bill.payee,
             amount_msat=amount_msat,
             label=order.label,
             created_ms=now_ms,
@@ -130,6 +142,27 @@ class Simulation:
         )
         self.payments.send(attempt)
         return self.ledger.attempts[payer.name][attempt.index]
+
+    def read_bill(self, text: str) -> Bill:
+        """Read an invoice that is to be paid; one of this network's own is known and need not be decoded.
+
+        Raises:
+            RpcFailure: −32602, in the words of `xpay`.
+        """
+        known = self.ledger.invoice_with_text(text)
+        if known is not None:
+            payee = self.ledger.nodes[known.payee].public_key
+            return Bill(text, known.payment_hash, known.payment_secret, payee, known.amount_msat, known.expires_at)
+        try:
+            fields = read_invoice(text)
+        except RemoteProtocolError as error:
+            raise RpcFailure(BAD_PARAMETERS, "Invalid bolt11 invoice: Bad bech32 string") from error
+        if fields.network != CURRENCY:
+            raise RpcFailure(BAD_PARAMETERS, f"Invalid bolt11 invoice: Prefix {fields.network} is not for {NETWORK}")
+        expires_at = fields.created_at + fields.expiry_seconds
+        return Bill(
+            fields.bolt11, fields.payment_hash, fields.payment_secret, fields.payee, fields.amount_msat, expires_at
+        )
 
     def _refuse_second_payment(self, payer: NodeRecord, payment_hash: str) -> None:
         for attempt in self.ledger.attempts_with_hash(payer.name, payment_hash):
@@ -159,18 +192,7 @@ class Simulation:
         )
 
 
-def read_for_payment(text: str) -> InvoiceFields:
-    """Read an invoice that is to be paid; RpcFailure −32602 in the words of `xpay` where it cannot be."""
-    try:
-        invoice = read_invoice(text)
-    except RemoteProtocolError as error:
-        raise RpcFailure(BAD_PARAMETERS, "Invalid bolt11 invoice: Bad bech32 string") from error
-    if invoice.network != CURRENCY:
-        raise RpcFailure(BAD_PARAMETERS, f"Invalid bolt11 invoice: Prefix {invoice.network} is not for {NETWORK}")
-    return invoice
-
-
-def _choose_amount(invoice: InvoiceFields, order: PaymentOrder) -> int:
+def _choose_amount(invoice: Bill, order: PaymentOrder) -> int:
     if invoice.amount_msat is None:
         if order.amount_msat is None:
             raise RpcFailure(BAD_PARAMETERS, "amount_msat required")

@@ -1,6 +1,8 @@
 """Paying through the Core Lightning adapter, against what a real node answered in every situation that was recorded."""
 
+import contextlib
 import hashlib
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +262,23 @@ async def test_a_preimage_that_does_not_fit_is_no_payment(tmp_path: Path) -> Non
 async def test_a_wallet_out_of_reach_fails_before_anything_was_sent(tmp_path: Path) -> None:
     order = _order("xpay")
     outcome = await CoreLightningWallet(tmp_path / "nothing").pay(order)
+    assert isinstance(outcome, PaymentFailed)
+    assert outcome.code == -1
+
+
+async def test_a_node_that_takes_no_more_connections_never_got_the_payment(tmp_path: Path) -> None:
+    path = tmp_path / "lightning-rpc"
+    with contextlib.ExitStack() as sockets:
+        stuck = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        stuck.bind(str(path))
+        stuck.listen(0)
+        for _ in range(2):
+            waiting = sockets.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(str(path))
+        with anyio.fail_after(3):
+            outcome = await CoreLightningWallet(path).pay(_order("xpay", deadline_ms=200))
     assert isinstance(outcome, PaymentFailed)
     assert outcome.code == -1
 
