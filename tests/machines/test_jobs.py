@@ -35,7 +35,7 @@ from tests.machines.pair import BODY, LIGHTNING_NODE_ID, Pair, contract, order, 
 
 
 def completed(**arguments: object) -> Pair:
-    pair = Pair(**arguments)  # type: ignore[arg-type]
+    pair = Pair(**arguments)  # type: ignore[arg-type]  # each test passes what it means
     pair.start()
     pair.settle()
     return pair
@@ -139,7 +139,7 @@ def test_nothing_is_paid_or_sent_before_the_ledger_has_it() -> None:
 
 def forged(**changes: object) -> object:
     def forge(message: InvoiceMessage, decoded: DecodedInvoice) -> tuple[InvoiceMessage, DecodedInvoice]:
-        return message, replace(decoded, **changes)  # type: ignore[arg-type]
+        return message, replace(decoded, **changes)  # type: ignore[arg-type]  # each test changes what it means
 
     return forge
 
@@ -147,7 +147,7 @@ def forged(**changes: object) -> object:
 def resold(**changes: object) -> object:
     def forge(message: InvoiceMessage, decoded: DecodedInvoice) -> tuple[InvoiceMessage, DecodedInvoice]:
         amount = changes.get("msat", message.msat)
-        return replace(message, **changes), replace(decoded, amount_msat=amount)  # type: ignore[arg-type]
+        return replace(message, **changes), replace(decoded, amount_msat=amount)  # type: ignore[arg-type]  # each test changes what it means
 
     return forge
 
