@@ -39,7 +39,7 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.units import Instant, Moment
 
-CLIENT_TABLE: Final = TransitionTable(
+CLIENT_SESSION_TRANSITIONS: Final = TransitionTable(
     SessionState.CONNECTING,
     [
         (SessionState.CONNECTING, "connection-opened", SessionState.GREETING),
@@ -67,7 +67,7 @@ class ClientSession(Session):
         settings: Timing and limits.
     """
 
-    table = CLIENT_TABLE
+    table = CLIENT_SESSION_TRANSITIONS
     accepted = frozenset(
         {
             InvoiceMessage,

@@ -48,7 +48,7 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.units import Instant, Moment
 
-NODE_TABLE: Final = TransitionTable(
+NODE_SESSION_TRANSITIONS: Final = TransitionTable(
     SessionState.CONNECTING,
     [
         (SessionState.CONNECTING, "hello", SessionState.GREETING),
@@ -77,7 +77,7 @@ class NodeSession(Session):
         settings: Timing and limits.
     """
 
-    table = NODE_TABLE
+    table = NODE_SESSION_TRANSITIONS
     accepted = frozenset(
         {JobMessage, PaidMessage, ReceiptMessage, CreditMessage, CancelMessage, ErrorMessage, ResumeMessage}
     )

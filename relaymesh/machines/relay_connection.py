@@ -55,7 +55,7 @@ MAXIMUM_ENTROPY: Final = 2**32 - 1
 FAILURES_OUT_OF_REACH: Final = 2
 """After so many failures in a row nobody waits for a relay any more, until it is connected again."""
 
-RELAY_CONNECTION_TABLE: Final = TransitionTable(
+RELAY_CONNECTION_TRANSITIONS: Final = TransitionTable(
     RelayConnectionState.CONNECTING,
     [
         (RelayConnectionState.CONNECTING, "opened", RelayConnectionState.OPEN),
@@ -106,7 +106,7 @@ class RelayConnection:
     def __init__(self, *, can_authenticate: bool, settings: RelayConnectionSettings | None = None) -> None:
         self._can_authenticate = can_authenticate
         self._settings = settings or RelayConnectionSettings()
-        self._state = RELAY_CONNECTION_TABLE.initial
+        self._state = RELAY_CONNECTION_TRANSITIONS.initial
         self._effects: list[RelayEffect] = []
         self._subscriptions: dict[str, _Subscription] = {}
         self._unanswered: dict[EventId, _Unanswered] = {}
@@ -183,7 +183,7 @@ class RelayConnection:
     # ── the connection ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _move(self, trigger: str, target: RelayConnectionState) -> None:
-        self._state = RELAY_CONNECTION_TABLE.move(self._state, trigger, target)
+        self._state = RELAY_CONNECTION_TRANSITIONS.move(self._state, trigger, target)
 
     def _opened(self, now: Moment) -> None:
         if self._state is RelayConnectionState.STOPPED:
@@ -309,7 +309,7 @@ class RelayConnection:
         if unanswered is None:
             return
         wants_authentication = not answer.accepted and _prefix(answer.message) == "auth-required"
-        if wants_authentication and not unanswered.needs_authentication and self._authenticate(now):
+        if wants_authentication and self._authenticate(now):
             unanswered.needs_authentication = True
             return
         self._answer(answer.event_id, answer.accepted, answer.message)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.errors import LocalProtocolError
-from relaymesh.machines.client_session import CLIENT_TABLE, ClientSession
+from relaymesh.machines.client_session import CLIENT_SESSION_TRANSITIONS, ClientSession
 from relaymesh.machines.session_interface import (
     ClientInput,
     CloseConnection,
@@ -243,5 +243,5 @@ def test_a_session_can_be_ended_before_it_is_open(stage: str) -> None:
 
 def test_the_table_refuses_what_it_lacks_and_draws_itself() -> None:
     with pytest.raises(LocalProtocolError):
-        CLIENT_TABLE.move(SessionState.CLOSED, "ready", SessionState.OPEN)
-    assert "CLOSED --> [*]" in CLIENT_TABLE.diagram()
+        CLIENT_SESSION_TRANSITIONS.move(SessionState.CLOSED, "ready", SessionState.OPEN)
+    assert "CLOSED --> [*]" in CLIENT_SESSION_TRANSITIONS.diagram()

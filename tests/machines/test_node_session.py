@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.machines.node_session import NODE_TABLE, NodeSession
+from relaymesh.machines.node_session import NODE_SESSION_TRANSITIONS, NodeSession
 from relaymesh.machines.session_interface import (
     CloseConnection,
     Closed,
@@ -245,4 +245,4 @@ def test_a_client_that_never_comes_is_waited_for_30_s() -> None:
 
 
 def test_the_table_draws_itself() -> None:
-    assert "OPEN --> CLOSED: idle" in NODE_TABLE.diagram()
+    assert "OPEN --> CLOSED: idle" in NODE_SESSION_TRANSITIONS.diagram()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.machines.relay_connection import MAXIMUM_ENTROPY, RELAY_CONNECTION_TABLE, RelayConnection
+from relaymesh.machines.relay_connection import MAXIMUM_ENTROPY, RELAY_CONNECTION_TRANSITIONS, RelayConnection
 from relaymesh.machines.relay_connection_interface import (
     Authenticated,
     Connect,
@@ -334,4 +334,4 @@ def test_a_relay_that_is_given_up_answers_everyone_who_waits() -> None:
 
 
 def test_the_table_draws_itself() -> None:
-    assert "WAITING --> CONNECTING: retry" in RELAY_CONNECTION_TABLE.diagram()
+    assert "WAITING --> CONNECTING: retry" in RELAY_CONNECTION_TRANSITIONS.diagram()
