@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
@@ -38,42 +39,60 @@ class Worker(Generic[JobT]):
         name: The thread's.
         work: Does a batch; called in the thread.
         at_most: Jobs in a batch.
+        broken: Called in the thread when `work` raised, which ends the thread.
     """
 
-    def __init__(self, name: str, work: Callable[[list[JobT]], None], at_most: int) -> None:
-        self._jobs: SimpleQueue[JobT | None] = SimpleQueue()
+    def __init__(
+        self, name: str, work: Callable[[list[JobT]], None], at_most: int, broken: Callable[[], object]
+    ) -> None:
+        self._jobs: SimpleQueue[list[JobT] | None] = SimpleQueue()
         self._work = work
         self._at_most = at_most
+        self._broken = broken
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name=name)
 
     def start(self) -> None:
         """Begin; `close` must follow."""
         self._thread.start()
 
-    def put(self, job: JobT) -> None:
-        """One more job."""
-        self._jobs.put(job)
+    def put(self, jobs: list[JobT]) -> None:
+        """More jobs; they stay together, so their number is at most that of a batch."""
+        self._jobs.put(jobs)
 
     def close(self) -> None:
-        """Finish what was put before, and end."""
+        """Finish the batch in hand, leave what waits undone, and end."""
+        self._is_closing = True
         self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            batch, is_last = [job], False
-            while len(batch) < self._at_most and not is_last:
-                try:
-                    following = self._jobs.get_nowait()
-                except Empty:
-                    break
-                if following is None:
-                    is_last = True
-                else:
-                    batch.append(following)
+        is_closed = False
+        try:
+            self._work_until_closed()
+            is_closed = True
+        finally:
+            if not is_closed:
+                self._broken()
+
+    def _work_until_closed(self) -> None:
+        jobs = self._jobs.get()
+        while jobs is not None and not self._is_closing:
+            batch = list(jobs)
+            jobs = self._take_waiting()
+            while jobs and len(batch) + len(jobs) <= self._at_most:
+                batch += jobs
+                jobs = self._take_waiting()
             self._work(batch)
-            if is_last:
-                return
+            if jobs == []:
+                jobs = self._jobs.get()
+
+    def _take_waiting(self) -> list[JobT] | None:
+        """What was put next, an empty list when nothing was, None at the end."""
+        try:
+            return self._jobs.get_nowait()
+        except Empty:
+            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +118,18 @@ class Pipeline:
         relay: Where work comes from and results go.
         store: Opened here, once for each thread.
         post: Calls back in the loop's thread.
+        broken: Called in the loop's thread when one of the threads came to an end by a fault of ours.
     """
 
-    def __init__(self, relay: Relay, store: Store, post: Post) -> None:
+    def __init__(self, relay: Relay, store: Store, post: Post, broken: Callable[[], object]) -> None:
         self._relay = relay
         self._post = post
         self._writer = store.open_writer()
         self._own_reader, self._check_reader, self._read_reader = (store.open_reader() for _ in range(3))
-        self._checks: Worker[Submission] = Worker("relay-check", self._check, CHECKED_AT_ONCE)
-        self._writes: Worker[Submission | Sweep] = Worker("relay-write", self._write, WRITTEN_AT_ONCE)
-        self._reads: Worker[Ongoing] = Worker("relay-read", self._read, 1)
+        ended = partial(post, broken)
+        self._checks: Worker[Submission] = Worker("relay-check", self._check, CHECKED_AT_ONCE, ended)
+        self._writes: Worker[Submission | Sweep] = Worker("relay-write", self._write, WRITTEN_AT_ONCE, ended)
+        self._reads: Worker[Ongoing] = Worker("relay-read", self._read, 1, ended)
         self._checking = 0
         self._queued_reads: dict[Connection, deque[Ongoing]] = {}
         self._being_read: set[Connection] = set()
@@ -120,7 +141,7 @@ class Pipeline:
             worker.start()
 
     def close(self) -> None:
-        """Finish what was begun, write everything into the main file, end the threads."""
+        """End the threads and write everything into the main file; what has not been answered is left undone."""
         for worker in (self._checks, self._writes, self._reads):
             worker.close()
         for reader in (self._own_reader, self._check_reader, self._read_reader):
@@ -134,17 +155,18 @@ class Pipeline:
             self._relay.checked(submissions, [check(self._own_reader, submissions[0].event)])
         else:
             self._checking += len(submissions)
-            for submission in submissions:
-                self._checks.put(submission)
-        for submission in self._relay.take_unwritten():
-            self._writes.put(submission)
+            for start in range(0, len(submissions), CHECKED_AT_ONCE):
+                self._checks.put(submissions[start : start + CHECKED_AT_ONCE])
+        unwritten = self._relay.take_unwritten()
+        for start in range(0, len(unwritten), WRITTEN_AT_ONCE):
+            self._writes.put([*unwritten[start : start + WRITTEN_AT_ONCE]])
         for read in self._relay.take_reads():
             self._enqueue(Ongoing(read, _documents(self._read_reader, read)))
         return self._relay.take_touched()
 
     def sweep(self, now: Timestamp) -> None:
         """Have expired events removed."""
-        self._writes.put(Sweep(now))
+        self._writes.put([Sweep(now)])
 
     def hold_back(self, connection: Connection) -> None:
         """Read nothing more for a client until it has taken what it was sent."""
@@ -185,7 +207,7 @@ class Pipeline:
         except StorageError:  # the next sweep tries again
             return
         if removed == EXPIRED_AT_ONCE:
-            self._writes.put(Sweep(now))
+            self._writes.put([Sweep(now)])
 
     def _read(self, batch: list[Ongoing]) -> None:
         for ongoing in batch:
@@ -205,7 +227,7 @@ class Pipeline:
         if is_finished:
             self._end(read)
         else:
-            self._queued_reads.setdefault(read.connection, deque()).append(ongoing)
+            self._queued_reads.setdefault(read.connection, deque()).appendleft(ongoing)
         self._being_read.discard(read.connection)
         self._read_next(read.connection)
 
@@ -226,7 +248,10 @@ class Pipeline:
         self._relay.touch(read.connection)
 
     def _read_next(self, connection: Connection) -> None:
-        """Read for a connection, one piece at a time and in turn, unless it does not take what it was sent."""
+        """Read for a connection, one answer after the other, piece by piece, unless it does not take what it was sent.
+
+        Connections take turns; within one they do not, since every answer that was begun holds documents in memory.
+        """
         if connection in self._congested or connection in self._being_read:
             return
         queue = self._queued_reads.get(connection)
@@ -234,7 +259,7 @@ class Pipeline:
             ongoing = queue.popleft()
             if ongoing.read.is_wanted:
                 self._being_read.add(connection)
-                self._reads.put(ongoing)
+                self._reads.put([ongoing])
                 break
             self._end(ongoing.read)
         if queue is not None and not queue:

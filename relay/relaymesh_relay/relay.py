@@ -126,6 +126,11 @@ class Relay:
             self._unsubscribe(connection, subscription_id)
         self._touched.pop(connection, None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every event that came has been answered."""
+        return not self._waiting_count
+
     def touch(self, connection: Connection) -> None:
         """Have a connection looked after at the end of this turn, though it may have nothing to send."""
         if connection.is_open:

@@ -1,7 +1,6 @@
 """Running a relay: listen, say where, sweep, and stop in order."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -15,7 +14,7 @@ from relaymesh_relay.transport import ClientTransport, Hub, read_clock
 
 _BACKLOG: Final = 2_048
 _SWEEP_SECONDS: Final = 1.0
-_STOP_SECONDS: Final = 1.5
+_ANSWER_SECONDS: Final = 1.0
 
 
 async def serve(settings: Settings, *, started: Callable[[str], object]) -> None:
@@ -26,7 +25,7 @@ async def serve(settings: Settings, *, started: Callable[[str], object]) -> None
         started: Called once with the relay's `ws://` URL when it can be reached.
 
     Raises:
-        RelayError: The address cannot be listened on.
+        RelayError: The address cannot be listened on, or one of the relay's threads has failed.
         StorageError: The database cannot be opened.
     """
     loop = asyncio.get_running_loop()
@@ -39,11 +38,18 @@ async def serve(settings: Settings, *, started: Callable[[str], object]) -> None
             await _sweep(settings, hub)
         finally:
             server.close()
+            await _answer_what_came(hub)
             hub.close_connections()
     finally:
-        with anyio.CancelScope(shield=True), contextlib.suppress(TimeoutError):
-            with anyio.fail_after(_STOP_SECONDS):
-                await anyio.to_thread.run_sync(hub.pipeline.close)
+        with anyio.CancelScope(shield=True):  # ends soon: each thread finishes the batch in hand and no more
+            await anyio.to_thread.run_sync(hub.pipeline.close)
+
+
+async def _answer_what_came(hub: Hub) -> None:
+    """Read nothing more, and wait a little for events to be stored and answered."""
+    hub.stop_reading()
+    with anyio.move_on_after(_ANSWER_SECONDS, shield=True):
+        await hub.answered.wait()
 
 
 async def _listen(settings: Settings, hub: Hub) -> asyncio.Server:
@@ -64,10 +70,11 @@ def _url(settings: Settings, server: asyncio.Server) -> str:
 async def _sweep(settings: Settings, hub: Hub) -> None:
     """Look after connections every second, and after expired events now and then; ends only by cancellation."""
     next_expiry = 0.0
-    while True:
+    while not hub.is_broken:
         hub.sweep_connections()
         now = read_clock()
         if hub.loop.time() >= next_expiry:
             next_expiry = hub.loop.time() + settings.storage.sweep_seconds
             hub.pipeline.sweep(now.timestamp)
         await anyio.sleep(_SWEEP_SECONDS)
+    raise RelayError("a thread of the relay has ended by a fault of its own: start the relay again and report this")

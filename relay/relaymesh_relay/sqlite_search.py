@@ -31,7 +31,9 @@ from relaymesh_relay.store import DELETION_KIND, Found, Standing, Step, StorageE
 
 _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
+_DOCUMENTS_AT_FIRST: Final = 32
 _DOCUMENTS_AT_ONCE: Final = 128
+_BYTES_AT_ONCE: Final = 256 * 1024
 _ENTRIES_AT_ONCE: Final = 512
 _LOWEST: Final = -(2**63)
 _HIGHEST: Final = 2**63 - 1
@@ -165,27 +167,36 @@ class SqliteReader:
             return self._read_list(lists[0], newest, oldest, min(limit, _DOCUMENTS_AT_ONCE), now)
         at_once = min(_ENTRIES_AT_ONCE, 2 * limit // max(1, len(lists)) + 8)
         merged = heapq.merge(*(self._entries(each, newest, oldest, at_once) for each in lists))
-        return self._fetch_in_order(_without_repeats(merged), now, min(limit, _DOCUMENTS_AT_ONCE))
+        return self._fetch_in_order(_without_repeats(merged), now)
 
     def _read_list(self, of: ListKey, newest: int, oldest: int, at_once: int, now: Timestamp) -> Iterator[list[Row]]:
         """One posting list and its documents; each piece is a query of its own, so none holds the log's file back."""
         place: Place = (newest, _LOWEST, -1)
         while True:
-            rows = self._database.execute(_LIST, (*of, *place, oldest, now, at_once)).fetchall()
-            yield [((age, order, sequence), kind, document) for age, order, sequence, kind, document in rows]
-            if len(rows) < at_once:
+            cursor = self._database.execute(_LIST, (*of, *place, oldest, now, at_once))
+            rows: list[Row] = []
+            size = 0
+            for age, order, sequence, kind, document in cursor:
+                rows.append(((age, order, sequence), kind, document))
+                size += len(document)
+                if size >= _BYTES_AT_ONCE:
+                    break
+            cursor.close()
+            yield rows
+            if len(rows) < at_once and size < _BYTES_AT_ONCE:
                 return
-            place = rows[-1][:3]
+            place = rows[-1][0]
 
-    def _fetch_in_order(
-        self, places: Iterator[Place], now: Timestamp, at_once: int = _DOCUMENTS_AT_ONCE
-    ) -> Iterator[list[Row]]:
+    def _fetch_in_order(self, places: Iterator[Place], now: Timestamp) -> Iterator[list[Row]]:
         """The documents at these places; what was removed meanwhile is left out."""
+        at_once = _DOCUMENTS_AT_FIRST
         while piece := list(islice(places, at_once)):
             statement = _BY_SEQUENCES.format(",".join("?" * len(piece)))
-            found = self._database.execute(statement, (*(place[2] for place in piece), now))
+            found = self._database.execute(statement, (*(place[2] for place in piece), now)).fetchall()
             rows = {sequence: (kind, document) for sequence, kind, document in found}
             yield [(place, *rows[place[2]]) for place in piece if place[2] in rows]
+            size = sum(len(document) for _, _, document in found) // len(piece)
+            at_once = max(1, min(_DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE // (size + 1)))
 
     def _places_of_ids(self, ids: Iterable[str]) -> list[Place]:
         places: list[Place] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
 
+import anyio
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
@@ -50,10 +51,16 @@ class Hub:
         self.loop = loop
         self.relay = Relay(settings)
         self.pages = Pages(settings)
-        self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post)
+        self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post, self._break)
         self.clients: set[ClientTransport] = set()
         self.by_connection: dict[Connection, ClientTransport] = {}
         self.per_address: Counter[str] = Counter()
+        self.is_stopping = False
+        """Whether the relay reads no more, and only answers what it has read."""
+        self.answered = anyio.Event()
+        """Set when the relay is stopping and every event that came has been answered."""
+        self.is_broken = False
+        """Whether one of the relay's threads has ended by a fault of ours: nothing would be answered any more."""
         self._is_pump_scheduled = False
 
     def schedule_pump(self) -> None:
@@ -87,10 +94,21 @@ class Hub:
         for client in list(self.clients):
             client.sweep(self.loop.time())
 
+    def stop_reading(self) -> None:
+        """Take nothing more from anybody, so that what was taken can be answered."""
+        self.is_stopping = True
+        for client in list(self.clients):
+            client.adjust_reading()
+        self.schedule_pump()
+
     def close_connections(self) -> None:
         """Say goodbye to everybody."""
         for client in list(self.clients):
             client.say_goodbye()
+
+    def _break(self) -> None:
+        self.is_broken = True
+        self.answered.set()
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
         self.loop.call_soon_threadsafe(self._run_posted, function, arguments)
@@ -105,6 +123,8 @@ class Hub:
             client = self.by_connection.get(connection)
             if client is not None:
                 client.flush()
+        if self.is_stopping and self.relay.is_idle:
+            self.answered.set()
 
 
 class ClientTransport(asyncio.Protocol):
@@ -164,14 +184,14 @@ class ClientTransport(asyncio.Protocol):
         self._is_congested = True
         if self._connection is not None:
             self._hub.pipeline.hold_back(self._connection)
-        self._adjust_reading()
+        self.adjust_reading()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._is_congested = False
         if self._connection is not None:
             self._hub.pipeline.resume(self._connection)
-        self._adjust_reading()
+        self.adjust_reading()
 
     def flush(self) -> None:
         """Send everything that waits in the connection, in one write."""
@@ -180,10 +200,9 @@ class ClientTransport(asyncio.Protocol):
             return
         outgoing, connection.outgoing = connection.outgoing, []
         if websocket.state is State.OPEN:
-            for message in outgoing:
-                websocket.send_text(message)
+            websocket.writes += map(text_frame, outgoing)
         self._write(websocket)
-        self._adjust_reading()
+        self.adjust_reading()
 
     def sweep(self, now: float) -> None:
         """Ping after long silence; cut after twice as long, or when the handshake takes too long."""
@@ -260,7 +279,7 @@ class ClientTransport(asyncio.Protocol):
             elif isinstance(event, Request):
                 websocket.send_response(websocket.accept(event))
         self._write(websocket)
-        self._adjust_reading()
+        self.adjust_reading()
         self._hub.schedule_pump()
 
     def _receive_frame(self, websocket: ServerProtocol, frame: Frame, now: Moment) -> None:
@@ -295,17 +314,28 @@ class ClientTransport(asyncio.Protocol):
             self._closes_at = self._hub.loop.time() + _GOODBYE_SECONDS
             self._transport.write_eof()
 
-    def _adjust_reading(self) -> None:
+    def adjust_reading(self) -> None:
         """Read from the client unless it does not take its answers or has too many events waiting for theirs."""
-        connection = self._connection
+        connection, hub = self._connection, self._hub
         if connection is None or self._transport.is_closing():
             return
-        wanted = not self._is_congested and connection.pending < self._hub.settings.limits.pending
+        is_behind = self._is_congested or connection.pending >= hub.settings.limits.pending
+        wanted = not is_behind and not hub.is_stopping
         if wanted and not self._is_reading:
             self._transport.resume_reading()
         elif self._is_reading and not wanted:
             self._transport.pause_reading()
         self._is_reading = wanted
+
+
+def text_frame(message: bytes) -> bytes:
+    """A whole text message in one unmasked frame (RFC 6455, section 5.2); a relay sends hardly anything else."""
+    length = len(message)
+    if length < 126:
+        return b"\x81%c%b" % (length, message)
+    if length < 65_536:
+        return b"\x81\x7e%b%b" % (length.to_bytes(2), message)
+    return b"\x81\x7f%b%b" % (length.to_bytes(8), message)
 
 
 def _own_urls(settings: Settings, request: RequestHead) -> tuple[str, ...]:

@@ -1,0 +1,33 @@
+"""What the relay writes on the wire, and what happens when one of its own threads fails."""
+
+from pathlib import Path
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from relaymesh.errors import RelayError
+from relaymesh_relay.sqlite_store import SqliteWriter
+from relaymesh_relay.transport import text_frame
+from tests.relay.client import Client, ClosedByRelay, running_relay, settings_in, sign
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
+def test_frames_are_those_of_the_standard(length: int) -> None:
+    message = b"x" * length
+    assert text_frame(message) == Frame(Opcode.TEXT, message).serialize(mask=False)
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_fault_of_our_own_ends_the_relay_instead_of_leaving_events_unanswered(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(writer: SqliteWriter, records: object) -> None:
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(SqliteWriter, "write", fail)
+    with pytest.RaisesGroup(pytest.RaisesExc(RelayError, match="by a fault of its own")):
+        async with running_relay(settings_in(memory_path)) as url, Client(url) as client:
+            await client.publish(sign())
+            with pytest.raises(ClosedByRelay):
+                await client.receive()
