@@ -16,6 +16,7 @@ from relaymesh_relay.settings import Settings, read_settings
 
 # Events on their way are many and hold no cycles: look for cycles seldom.
 _COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+_OTHER_FILES = 100
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     arguments = _parse_arguments()
     try:
         settings = _choose_settings(arguments)
+        _allow_open_files(settings.network.connections)
         failure = anyio.run(_run, settings, arguments.json, backend_options={"use_uvloop": _has_uvloop()})
         if failure is not None:
             raise failure
@@ -77,6 +79,20 @@ def _choose_settings(arguments: argparse.Namespace) -> Settings:
     if arguments.database is not None:
         storage = replace(storage, file=str(arguments.database))
     return replace(settings, network=network, storage=storage)
+
+
+def _allow_open_files(connections: int) -> None:
+    """Ask the system for as many open files as connections may need; it grants what it grants."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _has_uvloop() -> bool:

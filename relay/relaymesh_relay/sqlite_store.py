@@ -87,6 +87,7 @@ class SqliteStore:
             database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA synchronous = {self._settings.synchronous}")
+            database.execute("PRAGMA secure_delete = ON")  # what an author asked to delete is overwritten
             database.execute(f"PRAGMA cache_size = -{self._settings.cache_megabytes * 1024}")
         except sqlite3.Error as error:
             raise StorageError(f"the relay's database {self._settings.file} cannot be opened: {error}") from error

@@ -1,6 +1,5 @@
-"""NIP-01 and its companions as a client sees them, over real sockets."""
+"""NIP-01 as a client sees it, over real sockets."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,8 @@ import anyio
 import orjson
 import pytest
 
-from relaymesh.nostr.authentication import build_authentication
-from relaymesh.nostr.keys import KeyPair
-from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits
-from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, running_relay, settings_in, sign
+from tests.relay.client import ALICE, BOB, NOW, Client, running_relay, settings_in, sign
 
 pytestmark = pytest.mark.anyio
 
@@ -312,126 +308,6 @@ async def test_unknown_fields_and_spare_blanks_of_an_event_are_not_passed_on(cli
     await client.send_frame(text)
     assert (await client.answer_to(event.id))[0]
     assert await client.query_events({"ids": [event.id]}) == [event.to_json()]
-
-
-async def test_an_author_can_delete_own_events_and_they_stay_out(client: Client) -> None:
-    mine, theirs = sign(ALICE), sign(BOB)
-    for event in (mine, theirs):
-        await client.submit(event)
-    deletion = sign(ALICE, 5, tags=[["e", mine.id], ["e", theirs.id]])
-    assert (await client.submit(deletion))[0]
-    assert set(await client.query({})) == {theirs.id, deletion.id}
-    accepted, message = await client.submit(mine)
-    assert not accepted and message.startswith("blocked:")
-
-
-async def test_a_deletion_by_address_takes_what_is_older_and_leaves_what_is_newer(client: Client) -> None:
-    old = sign(kind=30_023, tags=[["d", "post"]])
-    await client.submit(old)
-    address = f"30023:{ALICE.public_key}:post"
-    deletion = sign(kind=5, tags=[["a", address]], created_at=NOW + 5)
-    await client.submit(deletion)
-    assert await client.query({"kinds": [30_023]}) == []
-    assert not (await client.submit(sign(kind=30_023, tags=[["d", "post"]], created_at=NOW + 4)))[0]
-    newer = sign(kind=30_023, tags=[["d", "post"]], created_at=NOW + 6)
-    assert (await client.submit(newer))[0]
-    assert await client.query({"kinds": [30_023]}) == [newer.id]
-
-
-async def test_expired_events_are_refused(client: Client) -> None:
-    accepted, message = await client.submit(sign(tags=[["expiration", str(NOW)]]))
-    assert not accepted and message.startswith("invalid:")
-
-
-async def test_count_says_how_many_events_match(client: Client) -> None:
-    for number in range(5):
-        await client.submit(sign(content=str(number)))
-    await client.send("COUNT", "c", {"kinds": [1], "limit": 2})
-    assert await client.receive() == ["COUNT", "c", {"count": 5}]
-    await client.send("COUNT", "c", {"kinds": [1]}, {"authors": [ALICE.public_key]})
-    assert await client.receive() == ["COUNT", "c", {"count": 5}]
-
-
-async def authenticate(client: Client, url: str, key: KeyPair, challenge: str) -> tuple[bool, str]:
-    now = Timestamp(int(time.time()))
-    event = key.sign(build_authentication(key.public_key, url, challenge, now))
-    await client.send("AUTH", event.to_json())
-    return await client.answer_to(event.id)
-
-
-async def test_a_protected_event_is_taken_from_its_authenticated_author_only(relay_url: str) -> None:
-    event = sign(tags=[["-"]])
-    async with Client(relay_url) as client:
-        await client.publish(event)
-        kind, challenge = await client.receive()
-        assert kind == "AUTH"
-        accepted, message = await client.answer_to(event.id)
-        assert not accepted and message.startswith("auth-required:")
-        assert await authenticate(client, relay_url, BOB, challenge) == (True, "")
-        assert not (await client.submit(event))[0]
-        assert await authenticate(client, relay_url, ALICE, challenge) == (True, "")
-        assert await client.submit(event) == (True, "")
-
-
-async def test_an_authentication_for_another_challenge_or_relay_is_refused(relay_url: str) -> None:
-    async with Client(relay_url) as client:
-        await client.publish(sign(tags=[["-"]]))
-        _, challenge = await client.receive()
-        await client.receive()
-        assert not (await authenticate(client, relay_url, ALICE, "0" * 32))[0]
-        assert not (await authenticate(client, "wss://relay.example", ALICE, challenge))[0]
-
-
-async def test_reading_and_writing_can_be_kept_for_authenticated_clients(memory_path: Path) -> None:
-    access = Access(authenticate_to_read=True, authenticate_to_write=True)
-    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
-        await client.send("REQ", "q", {})
-        _, challenge = await client.receive()
-        assert (await client.receive())[2].startswith("auth-required:")
-        await client.send("COUNT", "q", {})
-        assert (await client.receive())[2].startswith("auth-required:")
-        assert (await client.submit(sign()))[1].startswith("auth-required:")
-        assert (await authenticate(client, url, CAROL, challenge))[0]
-        assert (await client.submit(sign()))[0]
-        assert len(await client.query({})) == 1
-
-
-async def test_private_messages_go_to_author_and_recipient_only(memory_path: Path) -> None:
-    settings = settings_in(memory_path, access=Access(private_to_recipients=True))
-    message = sign(ALICE, 1_059, tags=[["p", BOB.public_key]])
-    async with running_relay(settings) as url, Client(url) as sender, Client(url) as bob, Client(url) as stranger:
-        await bob.publish(sign(tags=[["-"]]))
-        _, challenge = await bob.receive()
-        await authenticate(bob, url, BOB, challenge)
-        await bob.query({"kinds": [1_059]})
-        await stranger.query({"kinds": [1_059]})
-        assert (await sender.submit(message))[0]
-        assert await bob.receive() == ["EVENT", "q", message.to_json()]
-        assert await bob.query({"kinds": [1_059]}, subscription_id="again") == [message.id]
-        await stranger.send("COUNT", "c", {"kinds": [1_059]})
-        assert await stranger.receive() == ["COUNT", "c", {"count": 0}]
-        assert await stranger.query({"kinds": [1_059]}, subscription_id="again") == []
-
-
-async def test_an_authentication_is_no_event_to_store(client: Client) -> None:
-    accepted, message = await client.submit(sign(kind=22_242))
-    assert not accepted and message.startswith("invalid:")
-
-
-async def test_kinds_and_authors_can_be_refused(memory_path: Path) -> None:
-    access = Access(denied_kinds=(7,), denied_authors=(BOB.public_key,))
-    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
-        assert (await client.submit(sign(kind=7)))[1].startswith("blocked:")
-        assert (await client.submit(sign(BOB)))[1].startswith("blocked:")
-        assert (await client.submit(sign(ALICE)))[0]
-
-
-async def test_only_listed_authors_and_kinds_can_be_taken(memory_path: Path) -> None:
-    access = Access(allowed_kinds=(1,), allowed_authors=(ALICE.public_key,))
-    async with running_relay(settings_in(memory_path, access=access)) as url, Client(url) as client:
-        assert (await client.submit(sign(kind=7)))[1].startswith("blocked:")
-        assert (await client.submit(sign(BOB)))[1].startswith("restricted:")
-        assert (await client.submit(sign(ALICE)))[0]
 
 
 async def test_a_large_answer_arrives_whole_and_in_order(client: Client) -> None:
