@@ -6,13 +6,13 @@ from pathlib import Path
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import JobState, LedgerRecord, TrancheState
+from relaymesh.machines.records import JobState, LedgerRecord, Side, TrancheState
 from relaymesh.ports.ledger import JobQuery, Ledger
 from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.units import Timestamp
@@ -31,8 +31,9 @@ KEY = b"\x07" * 32
 
 # Few of each, so that records meet: the same job, the same tranche, the same payment hash.
 NUMBERS = st.integers(1, 3)
-SIDES = st.sampled_from(["client", "node"])
-CLIENTS = st.sampled_from([CLIENT, OTHER_CLIENT])
+SIDE_NAMES: tuple[Side, ...] = ("client", "node")
+SIDES = st.sampled_from(SIDE_NAMES)
+CLIENTS = st.sampled_from([CLIENT, CLIENT, OTHER_CLIENT])
 JOBS = st.builds(
     make_job,
     NUMBERS,
@@ -112,6 +113,11 @@ class LedgersAgree(RuleBasedStateMachine):
         self._ledger_scope.close()
         self._resources.close()
 
+    @initialize(has_jobs=st.booleans())
+    def fill(self, has_jobs: bool) -> None:
+        jobs = (make_job(number, side=side) for number in range(1, 4) for side in SIDE_NAMES)
+        self.write(tuple(jobs) if has_jobs else ())
+
     @rule(records=WRITES)
     def write(self, records: tuple[LedgerRecord, ...]) -> None:
         expected = self._portal.call(is_written, self._model, records)
@@ -149,6 +155,11 @@ class LedgersAgree(RuleBasedStateMachine):
         assert self._portal.call(self._ledger.find_jobs, JobQuery()) == expected
 
 
-# Each example makes a ledger on the disk: a tenth of the profile's examples, each of many steps.
-LedgersAgree.TestCase.settings = settings(max_examples=max(settings().max_examples // 10, 1), stateful_step_count=20)
+# Each example makes a ledger on the disk: a tenth of the profile's examples, of many steps each, and none of them
+# shrunk, which would take longer than a test may.
+LedgersAgree.TestCase.settings = settings(
+    max_examples=max(settings().max_examples // 10, 1),
+    stateful_step_count=20,
+    phases=(Phase.explicit, Phase.generate),
+)
 TestLedgersAgree = LedgersAgree.TestCase

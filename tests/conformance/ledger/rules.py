@@ -168,6 +168,15 @@ async def a_payment_hash_is_refused_within_one_write_too(opener: Opener) -> None
         )
 
 
+async def a_payment_hash_that_a_tranche_no_longer_has_may_serve_another(opener: Opener) -> None:
+    first, second = make_tranche(payment_hash="0a" * 32), make_tranche(tranche=1, payment_hash="0a" * 32)
+    async with opener() as ledger:
+        await ledger.write((make_job(), first))
+        await ledger.write((replace(first, payment_hash="0b" * 32),))
+        await ledger.write((second,))
+        await check_refused(ledger, first)
+
+
 async def only_a_payment_hash_that_is_known_must_be_unique(opener: Opener) -> None:
     async with opener() as ledger:
         await ledger.write((make_job(), *(make_tranche(tranche=number, payment_hash="") for number in range(3))))
@@ -349,6 +358,7 @@ RULES: tuple[Rule, ...] = (
     a_tranche_that_becomes_terminal_in_a_write_stays_so_in_it,
     a_payment_hash_serves_one_tranche_of_the_clients_side,
     a_payment_hash_is_refused_within_one_write_too,
+    a_payment_hash_that_a_tranche_no_longer_has_may_serve_another,
     only_a_payment_hash_that_is_known_must_be_unique,
     the_nodes_side_may_hold_the_hash_that_the_client_pays,
     a_tranche_is_refused_before_its_job,
