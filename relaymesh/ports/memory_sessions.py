@@ -14,6 +14,7 @@ from relaymesh.ports.sessions import Connection
 
 MAXIMUM_FRAMES: Final = 256
 """So many frames may be under way in one direction before a sender waits."""
+SEND_SECONDS: Final = 10
 
 
 class _Pipe:
@@ -25,8 +26,12 @@ class _Pipe:
         self._changed = anyio.Event()
 
     async def put(self, frame: bytes | str) -> None:
-        while len(self._frames) >= MAXIMUM_FRAMES and not self._is_closed:
-            await self._changed.wait()  # until the other side reads or the connection is closed
+        if len(self._frames) >= MAXIMUM_FRAMES:
+            with anyio.move_on_after(SEND_SECONDS):
+                while len(self._frames) >= MAXIMUM_FRAMES and not self._is_closed:
+                    await self._changed.wait()
+            if len(self._frames) >= MAXIMUM_FRAMES:
+                self.close()
         if self._is_closed:
             raise SessionError("the connection is closed", retryable=True)
         self._frames.append(frame)

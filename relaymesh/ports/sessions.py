@@ -9,7 +9,10 @@ class Connection(Protocol):
     """One open connection. A text frame is a `str`, a binary frame `bytes`."""
 
     async def send(self, *frames: bytes | str) -> None:
-        """Send frames in order, in one write where the transport can; SessionError once the connection is gone."""
+        """Send frames in order, in one write where the transport can; SessionError once the connection is gone.
+
+        A peer that takes nothing in makes the sender wait, but for 10 s at most: then the connection is given up.
+        """
         ...
 
     async def receive(self) -> bytes | str:

@@ -1,8 +1,10 @@
 """What connections in memory have beyond the rules: a network that fails and recovers, and cables that are cut."""
 
+import anyio
 import pytest
 
 from relaymesh.errors import SessionError
+from relaymesh.ports import memory_sessions
 from relaymesh.ports.memory_sessions import MemoryNetwork
 from relaymesh.ports.sessions import Connection
 
@@ -49,3 +51,17 @@ async def test_an_endpoint_has_one_listener_at_a_time() -> None:
                 pass
     async with network.listener().listen(echo):
         pass
+
+
+async def test_a_peer_that_takes_nothing_in_does_not_hold_a_sender_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_sessions, "SEND_SECONDS", 0.05)
+
+    async def read_nothing(connection: Connection) -> None:
+        await anyio.sleep_forever()
+
+    network = MemoryNetwork()
+    async with network.listener().listen(read_nothing) as [endpoint]:
+        connection = await network.dialer().dial(endpoint)
+        with anyio.fail_after(5), pytest.raises(SessionError):
+            while True:
+                await connection.send(b"x")
