@@ -18,7 +18,7 @@ import typer
 
 import relaymesh.machines
 from relaymesh.machines.machine import TransitionTable
-from tests.house import tree
+from tests.house import docstrings, tree
 
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -148,7 +148,7 @@ def settings_of(module_name: str) -> dict[str, type[typing.Any]]:
 def setting_rows(kind: type[typing.Any]) -> Iterator[tuple[str, str, object]]:
     """(name, what its docstring says, default) of every plain field of a settings dataclass."""
     hints = typing.get_type_hints(kind)
-    notes = _argument_notes(kind)
+    notes = docstrings.argument_notes(kind)
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
             continue
@@ -156,21 +156,6 @@ def setting_rows(kind: type[typing.Any]) -> Iterator[tuple[str, str, object]]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         yield field.name, notes.get(field.name, ""), default
-
-
-def _argument_notes(kind: type[typing.Any]) -> dict[str, str]:
-    text = inspect.getdoc(kind) or ""
-    notes: dict[str, str] = {}
-    name = ""
-    for line in text.partition("Args:\n")[2].splitlines():
-        if match := re.match(r"    (\w+): (.*)", line):
-            name = match.group(1)
-            notes[name] = match.group(2)
-        elif name and line.startswith("        "):
-            notes[name] += " " + line.strip()
-        elif line.strip():
-            break
-    return notes
 
 
 def _settings_reference(module_name: str) -> str:
