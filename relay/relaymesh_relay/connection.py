@@ -197,6 +197,9 @@ class Connection:
         return None
 
     def _authenticate(self, event: Event, now: Moment) -> None:
+        if not self.is_exempt and not self._event_rate.take(now.instant):
+            self.answer(event.id, False, "rate-limited: too many events on this connection; slow down")
+            return
         try:
             author = check_authentication(verify(event), self._urls, self._challenge, now.timestamp)
         except (ProtocolError, UsageError) as error:

@@ -30,6 +30,8 @@ from relaymesh_relay.sqlite_store import SqliteStore
 
 _WRITE_BUFFER_BYTES: Final = 256 * 1024
 _CHALLENGE_BYTES: Final = 16
+LOOPBACK: Final = "loopback"
+"""The name of all addresses that are this machine's own."""
 _GOODBYE_SECONDS: Final = 5.0
 
 
@@ -82,12 +84,7 @@ class Hub:
 
     def is_exempt(self, address: str) -> bool:
         """Whether an address is this machine's own and such are free of per-address limits and rates."""
-        if not self.settings.network.exempt_loopback:
-            return False
-        try:
-            return ipaddress.ip_address(address).is_loopback
-        except ValueError:  # whatever a proxy wrote
-            return False
+        return self.settings.network.exempt_loopback and address == LOOPBACK
 
     def sweep_connections(self) -> None:
         """Ping the silent, cut the lost."""
@@ -149,7 +146,7 @@ class ClientTransport(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._address = name_address(str(peer[0])) if isinstance(peer, tuple) else ""
         self._heard_at = self._hub.loop.time()
         self._hub.clients.add(self)
 
@@ -250,7 +247,8 @@ class ClientTransport(asyncio.Protocol):
     def _open_websocket(self, request: RequestHead) -> None:
         hub = self._hub
         header = hub.settings.network.address_header
-        self._address = (request.headers.get(header.lower()) if header else None) or self._address
+        if header:
+            self._address = name_address(request.headers.get(header.lower(), "").rpartition(",")[2].strip())
         refusal = hub.refuse_connection(self._address)
         if refusal is not None:
             self._respond(refusal)
@@ -336,6 +334,18 @@ def text_frame(message: bytes) -> bytes:
     if length < 65_536:
         return b"\x81\x7e%b%b" % (length.to_bytes(2), message)
     return b"\x81\x7f%b%b" % (length.to_bytes(8), message)
+
+
+def name_address(address: str) -> str:
+    """Under which name an address is counted: IPv6 by its first 64 bits, which one customer has to himself."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # whatever a proxy wrote
+        return address
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else parsed
+    if (mapped or parsed).is_loopback:
+        return LOOPBACK
+    return str(mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _own_urls(settings: Settings, request: RequestHead) -> tuple[str, ...]:

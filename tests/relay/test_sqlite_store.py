@@ -26,13 +26,14 @@ AUTHORS = [PublicKey(letter * 64) for letter in "ab"]
 IDS = [EventId(f"{number:016x}" + letter * 48) for number in range(5) for letter in "12"]
 KINDS = [1, 5, 0, 30_001, 30_002]
 VALUES = ["x", "", 'quote" and \\', "é"]
+NO_IDS = ["-" + "f" * 63, "٣" * 64, "F" * 64]  # as long as an id, and nearly numbers
 ADDRESSES = [f"{kind}:{author}:{value}" for kind in (30_001, 30_002) for author in AUTHORS for value in ("x", "")]
 ADDRESSES += [f"0:{author}:" for author in AUTHORS] + ["nonsense", "1:2"]
 
 tags = st.one_of(
     st.tuples(st.sampled_from(["t", "word"]), st.sampled_from(VALUES)),
     st.tuples(st.just("d"), st.sampled_from(["x", ""])),
-    st.tuples(st.just("e"), st.sampled_from(IDS)),
+    st.tuples(st.just("e"), st.sampled_from([*IDS, *NO_IDS])),
     st.tuples(st.just("a"), st.sampled_from(ADDRESSES)),
     st.tuples(st.just("expiration"), st.sampled_from(["8", "12", "soon"])),
     st.tuples(st.sampled_from(["t", "d"])),
@@ -59,7 +60,11 @@ conditions = st.sampled_from(["ids", "authors", "kinds", "since", "until", "t", 
 def filters(draw: st.DrawFn) -> Filter:
     """A filter of up to three conditions."""
     chosen = draw(st.sets(conditions, max_size=3))
-    values: dict[str, list[str]] = {"t": VALUES + list(map(str, range(10))), "d": ["x", "", "none"], "e": list(IDS)}
+    values: dict[str, list[str]] = {
+        "t": VALUES + list(map(str, range(10))),
+        "d": ["x", "", "none"],
+        "e": [*IDS, *NO_IDS],
+    }
     drawn = {
         name: tuple(draw(st.lists(st.sampled_from(values[name]), max_size=12))) for name in sorted(chosen & {*values})
     }

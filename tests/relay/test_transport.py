@@ -7,7 +7,7 @@ from websockets.frames import Frame, Opcode
 
 from relaymesh.errors import RelayError
 from relaymesh_relay.sqlite_store import SqliteWriter
-from relaymesh_relay.transport import text_frame
+from relaymesh_relay.transport import LOOPBACK, name_address, text_frame
 from tests.relay.client import Client, ClosedByRelay, running_relay, settings_in, sign
 
 
@@ -15,6 +15,24 @@ from tests.relay.client import Client, ClosedByRelay, running_relay, settings_in
 def test_frames_are_those_of_the_standard(length: int) -> None:
     message = b"x" * length
     assert text_frame(message) == Frame(Opcode.TEXT, message).serialize(mask=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("127.0.0.1", LOOPBACK),
+        ("127.9.9.9", LOOPBACK),
+        ("::1", LOOPBACK),
+        ("::ffff:127.0.0.1", LOOPBACK),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_addresses_are_counted_by_who_has_them(address: str, name: str) -> None:
+    assert name_address(address) == name
 
 
 @pytest.mark.anyio
