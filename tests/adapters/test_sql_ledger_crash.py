@@ -21,7 +21,7 @@ from tests.conformance.ledger.records import make_job
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).resolve().parents[2]
-ACKNOWLEDGED_BEFORE_THE_KILL = 400
+ACKNOWLEDGED_BEFORE_THE_KILL = 300
 
 
 @contextmanager
@@ -65,7 +65,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9_in_the_middle_of_everythin
         # One step further than acknowledged may be there as well: it was on the disk when the end came.
         behind = [job_id for job_id, step in tranches.items() if STATES.index(found[job_id].tranches[0].state) < step]
         assert not behind
-        assert len(tranches) > 50
+        assert len(tranches) > 30
         assert len(set(sequences)) == len(sequences) > 10
         assert await ledger.next_sequence("offer", Timestamp(NOW)) > max(sequences)
 
