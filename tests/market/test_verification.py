@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaymesh.errors import RemoteProtocolError
+from relaymesh.machines.records import EvidenceRecord
 from relaymesh.market.pricing import TranchePlan, charge
 from relaymesh.market.verification import VerificationReport, verify_evidence
 from relaymesh.nostr.keys import verify
@@ -17,6 +18,7 @@ from relaymesh.protocol.evidence import read_receipt
 from relaymesh.protocol.evidence_files import DisclosedQuote, PresentedEvidence
 from relaymesh.protocol.metering import MeteredUnits
 from relaymesh.units import AmountMsat, Timestamp
+from tests.machines.pair import Pair, contract, order, price_row
 from tests.market.evidence_builders import (
     CLIENT,
     NODE,
@@ -353,3 +355,26 @@ def test_no_detail_repeats_what_a_party_wrote() -> None:
     report = verify_evidence(case.presented(), verify)
     assert len(failures(report)) == 2
     assert not any("money" in check.detail for check in report.checks)
+
+
+# ── what our own machines make ────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    data=st.data(),
+    unit=st.sampled_from(["byte", "token", "job", "second"]),
+    tranche_units=st.none() | st.integers(1, 40),
+    pieces=st.lists(st.text(min_size=1, max_size=12), max_size=8),
+)
+@settings(max_examples=25)
+def test_every_job_that_two_honest_machines_complete_holds(
+    data: st.DataObject, unit: str, tranche_units: int | None, pieces: list[str]
+) -> None:
+    agreed = contract(price_row(unit), tranche_units=tranche_units)
+    pair = Pair(agreed=agreed, wanted=order(output_units=120), pieces=tuple(pieces))
+    pair.start()
+    pair.settle(lambda count: data.draw(st.integers(0, count - 1)))
+    assert pair.outcome is not None and pair.outcome.receipt is not None
+    kept = {record.event.kind: record for record in pair.client_ledger if isinstance(record, EvidenceRecord)}
+    quote = DisclosedQuote(kept[Kind.QUOTE].event, kept[Kind.QUOTE].plaintext)
+    assert failures(verify_evidence(PresentedEvidence(pair.outcome.receipt, quote), verify)) == []

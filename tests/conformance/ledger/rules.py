@@ -23,6 +23,7 @@ from relaymesh.machines.records import (
     JobRecord,
     JobState,
     LedgerRecord,
+    Store,
     TrancheState,
 )
 from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
@@ -37,6 +38,7 @@ from tests.conformance.ledger.records import (
     make_job,
     make_tranche,
 )
+from tests.machines.pair import Pair, contract
 
 Opener = Callable[[], AbstractAsyncContextManager[Ledger]]
 Rule = Callable[[Opener], Awaitable[None]]
@@ -345,7 +347,23 @@ async def a_write_that_is_refused_does_no_harm_to_those_beside_it(opener: Opener
         assert kept == {job.job_id for number, job in enumerate(records) if number not in refused}
 
 
+async def what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end(opener: Opener) -> None:
+    pair = Pair(agreed=contract(tranche_units=8))
+    pair.start()
+    pair.settle()
+    stores = [effect.records for _, effect in pair.log if isinstance(effect, Store)]
+    assert len(stores) > 10
+    async with opener() as ledger:
+        for number, records in enumerate(stores):
+            await ledger.write(records)
+            if number == 0:
+                assert len(await ledger.find_jobs(JobQuery(only_unresolved=True))) == 1
+        assert len(await ledger.find_jobs(ALL_JOBS)) == 2
+        assert await ledger.find_jobs(JobQuery(only_unresolved=True)) == ()
+
+
 RULES: tuple[Rule, ...] = (
+    what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end,
     a_new_ledger_is_empty,
     a_job_is_found_with_its_tranches_in_order,
     every_field_comes_back_as_it_was_written,
