@@ -70,13 +70,26 @@ async def resolve_endpoint(uri: WebSocketURI, *, allow_private: bool, seconds: f
     Raises:
         SessionError: The name does not resolve in time, or every address it has is refused.
     """
+    addresses = [uri.host] if _is_address(uri.host) else await _look_up(uri, seconds)
+    allowed = [text for text in addresses if may_dial(ip_address(text), allow_private=allow_private)]
+    if not allowed:
+        raise SessionError(f"the host {uri.host} is not on the public internet; allow private addresses if it is yours")
+    return allowed[:MAXIMUM_ADDRESSES]
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address as the standards spell it, which needs no thread to be resolved in."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _look_up(uri: WebSocketURI, seconds: float) -> list[str]:
     try:
         with anyio.fail_after(seconds):
             found = await anyio.getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
         raise SessionError(f"the host {uri.host} does not resolve", retryable=True) from error
-    addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
-    allowed = [text for text in addresses if may_dial(ip_address(text), allow_private=allow_private)]
-    if not allowed:
-        raise SessionError(f"the host {uri.host} is not on the public internet; allow private addresses if it is yours")
-    return allowed[:MAXIMUM_ADDRESSES]
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
