@@ -1,7 +1,7 @@
 """Both sides of a session together: greeting, messages, credit, keepalive, reconnects, ends."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaymesh.errors import LocalProtocolError
@@ -205,6 +205,7 @@ def test_the_node_never_sends_beyond_its_credit_whatever_the_order(steps: list[t
     assert len(opened) == 1 + sum(action == "cut" for action, _, _ in steps)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=30), st.integers(1, 50))
 def test_all_output_arrives_in_order_when_credit_keeps_coming(sizes: list[int], grant: int) -> None:
     pair = Pair().start()
