@@ -26,15 +26,19 @@ events = st.builds(
     st.sampled_from(IDS),
     st.just("0" * 128),
 )
-filters = st.builds(
-    Filter,
-    ids=st.none() | st.lists(st.sampled_from(IDS), max_size=2).map(tuple),
-    authors=st.none() | st.lists(st.sampled_from(AUTHORS), max_size=2).map(tuple),
-    kinds=st.none() | st.lists(st.integers(0, 2), max_size=2).map(tuple),
-    tags=st.dictionaries(st.sampled_from("tp"), st.lists(st.sampled_from(VALUES), max_size=2).map(tuple)).map(
-        lambda conditions: tuple(conditions.items())
-    ),
-    since=st.none() | st.integers(0, 5).map(Timestamp),
+ids = st.lists(st.sampled_from(IDS), max_size=2).map(tuple)
+authors = st.lists(st.sampled_from(AUTHORS), max_size=2).map(tuple)
+kinds = st.lists(st.integers(0, 2), max_size=2).map(tuple)
+conditions = st.dictionaries(st.sampled_from("tp"), st.lists(st.sampled_from(VALUES), max_size=2).map(tuple)).map(
+    lambda values: tuple(values.items())
+)
+filters = st.one_of(
+    st.builds(Filter, ids=ids),
+    st.builds(Filter, authors=authors),
+    st.builds(Filter, kinds=kinds),
+    st.builds(Filter, tags=conditions),
+    st.builds(Filter, since=st.integers(0, 5).map(Timestamp)),
+    st.builds(Filter, ids=st.none() | ids, authors=st.none() | authors, kinds=st.none() | kinds, tags=conditions),
 )
 subscriptions = st.lists(st.lists(filters, min_size=1, max_size=3), max_size=8)
 
