@@ -2,14 +2,15 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relaymesh.errors import UsageError
-from relaymesh.roles.buying import Wanted
-from relaymesh.settings import Settings
-from relaymesh.units import AmountMsat
+
+if TYPE_CHECKING:
+    from relaymesh.roles.buying import Wanted
+    from relaymesh.settings import Settings
 
 PromptArgument = Annotated[str | None, typer.Argument(help="The prompt; standard input when it is left out or `-`.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model; any that can chat otherwise.")]
@@ -33,9 +34,12 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def wanted_chat(
-    prompt: str, settings: Settings, *, model: str | None, max_msat: int | None, output_tokens: int | None
-) -> Wanted:
+    prompt: str, settings: "Settings", *, model: str | None, max_msat: int | None, output_tokens: int | None
+) -> "Wanted":
     """The chat completion that was asked for."""
+    from relaymesh.roles.buying import Wanted
+    from relaymesh.units import AmountMsat
+
     tokens = output_tokens or settings.client.output_tokens
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
     return Wanted(

@@ -64,9 +64,11 @@ def verify(
     """Check signatures, sums and prices of a receipt or metering record, offline; exit code 1 if anything fails."""
     from relaymesh.market.verification import verify_evidence
     from relaymesh.nostr.keys import verify as verify_event
-    from relaymesh.protocol.evidence_files import parse_evidence_text
+    from relaymesh.protocol.evidence_files import MAXIMUM_BYTES, parse_evidence_text
 
     try:
+        if file.stat().st_size > MAXIMUM_BYTES:
+            raise UsageError(f"expected at most {MAXIMUM_BYTES >> 20} MiB of evidence in {file}; split the file")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

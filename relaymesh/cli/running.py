@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
-import anyio
-
 from relaymesh.errors import RelayMeshError
 
 INTERRUPTED = 130
@@ -20,12 +18,16 @@ def run(command: Callable[[], Awaitable[int | None]]) -> None:
     A RelayMeshError becomes one sentence on standard error and exit code 1; Ctrl-C and SIGTERM cancel the command,
     which then has its own time to say goodbye, and exit with 130.
     """
+    import anyio
+
     code = anyio.run(_supervise, command, backend_options={"use_uvloop": _has_uvloop()})
     if code:
         raise SystemExit(code)
 
 
 async def _supervise(command: Callable[[], Awaitable[int | None]]) -> int:
+    import anyio
+
     code = 0
     failures: list[RelayMeshError] = []
     async with anyio.create_task_group() as tasks:

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from relaymesh.machines.buyer_settlement import BuyerSettlement
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord, TrancheState
-from relaymesh.market.pricing import cost
+from relaymesh.market.pricing import cost_within
 from relaymesh.nostr.event import Signer, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, build_receipt
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.metering import JobStatus, MeteredUnits, MeteringRecord, commit_to_payment
 from relaymesh.protocol.receipt import Receipt
 from relaymesh.protocol.refusal import Refusal
@@ -92,14 +93,17 @@ def find_complaints(
     if metering is None:
         return (*observation.notes, "the node sent no metering record")
     record, quote_row = metering.record, contract.quote.row
-    allowed = cost(quote_row, *record.billable_units(quote_row.unit))
+    input_units, output_units = record.billable_units(quote_row.unit)
+    allowed = cost_within(quote_row, input_units, min(output_units, MAXIMUM_QUANTITY), order.maximum_msat)
     checks = {
         "it is for another client, session or quote": metering.client == contract.client
         and record.session == contract.session_id
         and record.quote_id == contract.quote_event.id,
         "it names another model or job type": (record.model, record.job_type) == (order.model, order.job_type),
         "it states another limit than the job's": record.max_msat == order.maximum_msat,
-        "it charges more than its units cost": record.charged_msat <= allowed or not record.charged_msat,
+        "it charges more than its units cost": not record.charged_msat
+        or allowed is None
+        or record.charged_msat <= allowed,
         "it charges more than the job's limit": record.charged_msat <= order.maximum_msat,
         "it charges another sum than was paid": record.charged_msat == settlement.paid_msat,
         "it counts other input bytes": record.units.input_bytes == observation.input_bytes,

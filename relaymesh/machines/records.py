@@ -1,9 +1,10 @@
 """What the ledger keeps: every step of a job and of its payments, written before the step has any effect (RM-03).
 
-Fields marked sensitive are encrypted at rest by the ledger's adapter and erased once the job is terminal.
+Fields marked sensitive are encrypted at rest by the ledger's adapter and appear in no `repr`; a job's body and keys are
+erased once it is terminal, preimages and quotes stay as proof.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -65,7 +66,7 @@ class TrancheRecord:
     payment_hash: str = ""
     fee_msat: AmountMsat = AmountMsat(0)
     reason: str = ""
-    preimage: bytes | None = None
+    preimage: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ class JobRecord:
     charged_msat: AmountMsat = AmountMsat(0)
     reason: str = ""
     output_units: int = 0
-    body: str = ""
-    keys: bytes = b""
+    body: str = field(default="", repr=False)
+    keys: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class EvidenceRecord:
     side: Side
     job_id: str
     event: VerifiedEvent
-    plaintext: str = ""
+    plaintext: str = field(default="", repr=False)
 
 
 LedgerRecord = JobRecord | TrancheRecord | EvidenceRecord

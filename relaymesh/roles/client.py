@@ -3,6 +3,7 @@
 What it decides is decided by machines and by the market's functions; here they meet relays, wallet, ledger and clock.
 """
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -59,21 +60,22 @@ class Client:
         self._settings = settings or ClientSettings()
         self.market = MarketView(relays, tools.clock, self._settings.candidates)
         self._relays, self._dialer = relays, dialer
+        self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        await self.market.__aenter__()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.market)
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(error_type, error, trace)
-        await self.market.__aexit__(error_type, error, trace)
+        return await self._stack.__aexit__(error_type, error, trace)
 
     async def wait_for_choice(self, request: BuyerRequest) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""

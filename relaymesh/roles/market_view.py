@@ -38,10 +38,10 @@ class MarketView:
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(error_type, error, trace)
+        return await self._tasks.__aexit__(error_type, error, trace)
 
     @property
     def is_complete(self) -> bool:

@@ -5,6 +5,7 @@ cannot judge stays unknown, and is asked about again at the next start.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord
 from relaymesh.machines.recovery import (
@@ -24,7 +25,8 @@ from relaymesh.protocol.evidence import build_metering
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.roles.driver import Clock
 
-CLIENT_INTERRUPTED = refuse(RefusalCode.CANCELLED, "the client was stopped in the middle of the job")
+MOST_JOBS: Final = 1_000_000
+CLIENT_INTERRUPTED: Final = refuse(RefusalCode.CANCELLED, "the client was stopped in the middle of the job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Recovered:
 async def recover_client(ledger: Ledger, wallet: Payer) -> Recovered:
     """Resolve every open job of the client's side: its payments by look-up, then the job by what they came to."""
     outcomes = []
-    for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True)):
+    for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True, limit=MOST_JOBS)):
         tranches = tuple([await _look_up(tranche, wallet) for tranche in found.tranches])
         job = found.job
         if job.state in (JobState.OPEN, JobState.UNKNOWN):
@@ -64,7 +66,7 @@ async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, cloc
         LightningError: The wallet does not answer: a node does not start without knowing what it was paid.
     """
     outcomes = []
-    for found in await ledger.find_jobs(JobQuery(side="node", only_unresolved=True)):
+    for found in await ledger.find_jobs(JobQuery(side="node", only_unresolved=True, limit=MOST_JOBS)):
         tranches = tuple([await _look_up_invoice(tranche, wallet) for tranche in found.tranches])
         if found.job.state is JobState.OPEN:
             outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))

@@ -1,0 +1,102 @@
+"""Commands by themselves: quick to ask for help, one sentence when something is wrong, never a traceback."""
+
+import json
+import stat
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import Home
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "no relay": (["offers"], "no relay answers"),
+    "no relay to quote from": (["quote", "hello"], "no relay answers"),
+    "no wallet": (["infer", "hello"], "no wallet is connected"),
+    "no wallet to look into": (["wallet", "balance"], "no wallet is connected"),
+    "a wallet that is not there": (["wallet", "connect", "/nonexistent/lightning-rpc"], "/nonexistent/lightning-rpc"),
+    "a node without a wallet": (["node", "serve", "--runner", "openai"], "no wallet is connected"),
+    "a runner nobody knows": (["node", "serve", "--runner", "magic"], "node.runner"),
+    "settings that are not there": (["offers", "--config", "absent.toml"], "absent.toml"),
+    "no such job": (["receipts", "show", "00"], "receipts list"),
+    "evidence that is not there": (["receipts", "verify", "absent.json"], "absent.json"),
+    "a side nobody has": (["receipts", "list", "--side", "router"], "client or node"),
+    "a wallet without an amount": (["lightning", "serve", "--wallet", "me"], "NAME=MSAT"),
+    "a key that is not there": (["keys", "show", "--file", "absent.key"], "absent.key"),
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    settings = {"RELAYMESH_NETWORK_RELAYS": "ws://127.0.0.1:9", "RELAYMESH_CLIENT_DISCOVERY_SECONDS": "1"}
+    return Home(tmp_path, settings)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_done_is_one_sentence_and_a_failing_exit_code(home: Home, case: str) -> None:
+    arguments, word = WRONG[case]
+    ran = home.run(*arguments)
+    assert ran.returncode not in (0, 130)
+    assert word in ran.stderr
+    assert "Traceback" not in ran.stderr and "Exception" not in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("not toml [", "TOML"),
+        ("[nodes]\nlabel = 'x'", "nodes"),
+        ("[node]\nlable = 'x'", "lable"),
+        ("[node]\nport = 'x'", "port"),
+        ("[node]\nport = -1", "port"),
+        ("node = 1", "node"),
+    ],
+)
+def test_a_settings_file_that_is_wrong_is_said_by_name(home: Home, text: str, word: str) -> None:
+    (home.directory / "settings.toml").write_text(text)
+    ran = home.run("offers", "--config", "settings.toml")
+    assert ran.returncode == 1
+    assert word in ran.stderr and len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from relaymesh.cli.application import application\n"
+        "import typer; typer.main.get_command(application)\n"
+        "print([name for name in ('numpy', 'pydantic', 'websockets', 'aiohttp', 'bolt11', 'coincurve', 'anyio', "
+        "'rich', 'pyln') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_version_is_the_distributions(home: Home) -> None:
+    assert home.run("--version").stdout.strip() == f"relaymesh {version('relaymesh')}"
+
+
+def test_a_new_key_is_private_never_overwritten_and_its_secret_never_shown(home: Home) -> None:
+    made = home.run("keys", "new", "--file", "me.key", "--json")
+    facts = json.loads(made.stdout)
+    file = home.directory / "me.key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    secret = file.read_text().strip()
+    assert secret.startswith("nsec1") and secret not in made.stdout + made.stderr
+    again = home.run("keys", "new", "--file", "me.key")
+    assert again.returncode == 1 and file.read_text().strip() == secret
+    shown = home.run("keys", "show", "--file", "me.key", "--json")
+    assert json.loads(shown.stdout)["npub"] == facts["npub"]
+
+
+def test_a_key_under_a_passphrase_opens_only_with_it(home: Home) -> None:
+    home.settings["RELAYMESH_PASSPHRASE"] = "correct horse"
+    made = home.run("keys", "new", "--file", "me.key", "--encrypt", "--json")
+    assert (home.directory / "me.key").read_text().startswith("ncryptsec1")
+    npub = json.loads(made.stdout)["npub"]
+    assert json.loads(home.run("keys", "show", "--file", "me.key", "--json").stdout)["npub"] == npub
+    home.settings["RELAYMESH_PASSPHRASE"] = "battery staple"
+    wrong = home.run("keys", "show", "--file", "me.key")
+    assert wrong.returncode == 1 and "password is wrong" in wrong.stderr
