@@ -104,10 +104,19 @@ class _Exchange:
 
     def run(self) -> dict[str, Any]:
         """Make the call, in a thread of its own."""
-        refusal: LightningError | None = None
-        result: object = None
         try:
-            result = self._rpc.call(self._method, self._parameters)
+            result = self._call()
+        finally:
+            with self._lock:
+                if self._socket is not None:
+                    self._socket.close()
+        if not isinstance(result, dict):
+            raise NodeSilent(f"the Lightning node's answer to {self._method} was not an object")
+        return result
+
+    def _call(self) -> object:
+        try:
+            return self._rpc.call(self._method, self._parameters)
         except RpcError as error:
             refusal = self._explain(error.error)
         except OSError as error:
@@ -116,12 +125,8 @@ class _Exchange:
             raise NodeUnreachable(f"the Lightning node at {self._rpc.socket_path} does not answer") from error
         except Exception as error:  # pyln-client raises whatever a malformed answer makes its parsing raise
             raise NodeSilent(f"the Lightning node's answer to {self._method} made no sense") from error
-        if refusal is not None:
-            # Raised out here, apart from its cause: RpcError's text repeats the request, which may hold a preimage.
-            raise refusal
-        if not isinstance(result, dict):
-            raise NodeSilent(f"the Lightning node's answer to {self._method} was not an object")
-        return result
+        # Raised out here, apart from its cause: RpcError's text repeats the request, which may hold a preimage.
+        raise refusal
 
     def hang_up(self) -> None:
         """End the call from another thread; afterwards `is_sent` no longer changes."""
@@ -134,9 +139,9 @@ class _Exchange:
     def _send(self, connection: Any, request: object) -> None:
         """What pyln-client calls to write its request: the one place where its connection can be got hold of."""
         with self._lock:
+            self._socket = connection.sock
             if self._is_hung_up:
                 raise ConnectionAbortedError("hung up before the request was sent")
-            self._socket = connection.sock
             self.is_sent = True
         connection.sock.settimeout(self._socket_timeout)
         self._write(connection, request)

@@ -38,6 +38,7 @@ class ReplayedNode:
     Attributes:
         requests: Every request, in order.
         asked: Set when a request arrives, then replaced.
+        hung_up: Set when a client closes that was kept waiting or was told something that makes no sense.
     """
 
     def __init__(self, rpc_path: Path, scripts: dict[str, list[dict[str, Any]]]) -> None:
@@ -72,11 +73,10 @@ class ReplayedNode:
             asked.set()
             script = self._scripts.get(request["method"], deque([UNKNOWN_METHOD]))
             response = script.popleft() if len(script) > 1 else script[0]
-            if response is HANG:
+            if response is HANG or "text" in response:
+                await connection.send(response.get("text", "").encode())
                 await connection.receive()
                 self.hung_up.set()
-            elif "text" in response:
-                await connection.send(response["text"].encode())
             elif response != CLOSE:
                 await connection.send(
                     json.dumps({**response, "jsonrpc": "2.0", "id": request["id"]}).encode() + b"\n\n"

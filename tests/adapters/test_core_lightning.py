@@ -1,5 +1,6 @@
 """The Core Lightning adapter, against what a real node answered: invoices, identity, waits and broken connections."""
 
+import gc
 import hashlib
 import json
 from dataclasses import replace
@@ -236,6 +237,18 @@ async def test_whatever_makes_no_sense_is_an_error_and_never_a_guess(tmp_path: P
         with pytest.raises(LightningError) as raised:
             await CoreLightningWallet(node.rpc_path).lookup_invoice("x")
     assert len(str(raised.value)) < 500
+
+
+async def test_a_connection_is_closed_whatever_came_over_it(tmp_path: Path) -> None:
+    async with replay(tmp_path, listinvoices=[{"text": "nonsense\n\n"}]) as node:
+        gc.disable()
+        try:
+            with pytest.raises(LightningError):
+                await CoreLightningWallet(node.rpc_path).lookup_invoice("x")
+            with anyio.fail_after(2):
+                await node.hung_up.wait()
+        finally:
+            gc.enable()
 
 
 async def test_amounts_of_older_nodes_are_read_too(tmp_path: Path) -> None:
