@@ -290,9 +290,8 @@ class Relay:
         connection.open_subscriptions[subscription_id] = subscription
         self._index.add(subscription)
         held = subscription.held = {}
-        for (
-            submission
-        ) in self._storing:  # delivered a moment ago and not stored yet: found neither live nor in the store
+        # Delivered a moment ago and not stored yet: such an event would be found neither live nor in the store.
+        for submission in self._storing:
             if subscription.asks_for(submission.event) and (readable is None or readable(submission.document)):
                 held[document_id(submission.document)] = submission.document
         limits = self._settings.limits

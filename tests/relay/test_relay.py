@@ -119,6 +119,17 @@ def test_live_events_wait_for_the_end_of_the_stored_ones_and_come_once() -> None
     assert said(reader) == expected
 
 
+def test_an_event_on_its_way_to_the_disk_is_not_missed_by_who_asks_meanwhile() -> None:
+    relay, reader, writer, event = Relay(Settings()), connect(), connect(), sign()
+    publish(relay, writer, event)
+    relay.checked(relay.take_unchecked(), FRESH)
+    send(relay, reader, "REQ", "q", {"kinds": [1]})
+    send(relay, reader, "REQ", "other", {"kinds": [7]})
+    for read in relay.take_reads():
+        relay.found(read, [], is_finished=True)
+    assert said(reader) == [["EOSE", "q"], ["EVENT", "q", event.to_json()], ["EOSE", "other"]]
+
+
 def test_too_many_live_events_do_not_wait_in_memory() -> None:
     relay, reader, writer = Relay(Settings()), connect(), connect()
     send(relay, reader, "REQ", "q", {})
