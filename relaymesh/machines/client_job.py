@@ -6,7 +6,6 @@ effects, in the order in which they must happen: nothing is sent or paid before 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never
 
@@ -30,6 +29,7 @@ from relaymesh.machines.job_outcome import (
     make_job_record,
     make_receipt,
 )
+from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
 from relaymesh.machines.settlement import (
@@ -94,17 +94,6 @@ CLIENT_JOB_TRANSITIONS: Final = TransitionTable(
         (_S.DOUBTING, "account", _S.ENDED),
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClientJobSettings:
-    """How long a client waits, in milliseconds (RM-02, "Timeouts"); defaults are the protocol's."""
-
-    first_output_ms: int = 10_000
-    first_output_etas: int = 3
-    idle_ms: int = 30_000
-    metering_ms: int = 5_000
-    doubt_ms: int = 60_000
 
 
 ClientJobInput = Received | InvoiceRead | PaymentResolved | CancelRequested | SessionRestored | SessionEnded

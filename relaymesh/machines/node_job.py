@@ -5,7 +5,6 @@ paid tranches reach; what the runner has produced beyond that is held, and the r
 """
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never
 
@@ -24,6 +23,7 @@ from relaymesh.machines.job_events import (
     StopRunner,
 )
 from relaymesh.machines.job_metering import JobMeter
+from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheState
 from relaymesh.machines.seller_settlement import SellerSettlement
@@ -82,15 +82,6 @@ NODE_JOB_TRANSITIONS: Final = TransitionTable(
         (_S.CLOSING, "close", _S.ENDED),
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NodeJobSettings:
-    """How long a node waits (RM-02, "Timeouts"); defaults are the protocol's."""
-
-    invoice_expiry_seconds: int = 60
-    receipt_ms: int = 10_000
-    disconnect_ms: int = 30_000
 
 
 NodeJobInput = (

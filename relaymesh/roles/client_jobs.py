@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from relaymesh.errors import LedgerError, RemoteProtocolError
-from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput, ClientJobSettings
+from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput
 from relaymesh.machines.job_events import (
     CancelRequested,
     Deliver,
@@ -22,6 +22,7 @@ from relaymesh.machines.job_events import (
     SessionRestored,
 )
 from relaymesh.machines.job_outcome import JobEnded
+from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import LookUpPayment, Pay, PaymentResolved
 from relaymesh.market.admission import admit_job

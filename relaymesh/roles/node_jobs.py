@@ -19,7 +19,8 @@ from relaymesh.machines.job_events import (
     StartRunner,
     StopRunner,
 )
-from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput, NodeJobSettings
+from relaymesh.machines.job_settings import NodeJobSettings
+from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import CreateInvoice, InvoiceIssued, InvoiceResolved, WatchInvoice
 from relaymesh.market.admission import NodeLoad, refuse_for_load

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from relaymesh.machines.node_job import NodeJobSettings
+from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_ledger import MemoryLedger
