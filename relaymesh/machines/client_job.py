@@ -125,14 +125,14 @@ class ClientJob:
         commitments: Commitments,
         known_payment_hashes: Collection[str] = (),
         recovery_keys: bytes = b"",
-        settings: ClientJobSettings = ClientJobSettings(),
+        settings: ClientJobSettings | None = None,
     ) -> None:
         self.contract, self.order = contract, order
         self.job_id = order.job_id(contract.session_id)
         self.state = CLIENT_JOB_TRANSITIONS.initial
         self._signer, self._verify, self._commitments = signer, verify, commitments
         self._recovery_keys = recovery_keys
-        self._settings = settings
+        self._settings = settings or ClientJobSettings()
         self._settlement = BuyerSettlement(
             SettlementContract(
                 side="client",

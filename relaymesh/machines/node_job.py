@@ -121,12 +121,12 @@ class NodeJob:
         verify: Verifier,
         commitments: Commitments,
         recovery_keys: bytes = b"",
-        settings: NodeJobSettings = NodeJobSettings(),
+        settings: NodeJobSettings | None = None,
     ) -> None:
         self.contract, self.message = contract, message
         self.state = NODE_JOB_TRANSITIONS.initial
         self._signer, self._verify, self._commitments = signer, verify, commitments
-        self._settings = settings
+        self._settings = settings or NodeJobSettings()
         self._meter = JobMeter(contract, message, input_tokens, recovery_keys)
         self._settlement: SellerSettlement | None = None
         self._offers: list[OfferInvoice] = []
