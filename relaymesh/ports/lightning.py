@@ -4,7 +4,7 @@ Every call can be repeated: the same invoice label gives the same invoice, the s
 The outcome of a payment has three values, and *unknown* never becomes *failed* by waiting (RM-03, "Wallets").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -34,7 +34,7 @@ class InvoiceRequest:
     amount_msat: AmountMsat
     description: str
     expiry_seconds: int
-    preimage: bytes | None = None
+    preimage: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

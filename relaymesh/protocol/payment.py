@@ -3,7 +3,7 @@
 A payment has three outcomes, and *unknown* never becomes *failed* by waiting.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relaymesh.units import AmountMsat, Timestamp
 
@@ -12,7 +12,7 @@ from relaymesh.units import AmountMsat, Timestamp
 class PaymentSucceeded:
     """Paid: `preimage` (32 bytes, hashes to the payment hash), what left the wallet beyond the amount as `fee_msat`."""
 
-    preimage: bytes
+    preimage: bytes = field(repr=False)
     amount_msat: AmountMsat
     fee_msat: AmountMsat
 

@@ -49,9 +49,6 @@ from relaymesh.protocol.session_messages import (
 from relaymesh.roles.driver import Clock, wait_until
 from relaymesh.units import Instant, Moment
 
-WRITE_SECONDS = 10
-"""A peer that does not read for so long is gone."""
-
 SessionInput = (
     ConnectionOpened | HelloReceived | FrameReceived | ConnectionLost | SendMessages | JobFinished | EndSession
 )
@@ -128,6 +125,8 @@ class SessionDriver:
         self._next_connection = 1
         self._tasks: TaskGroup | None = None
         self._wake = anyio.Event()
+        self._sooner = anyio.Event()
+        self._timed_for: Instant | None = None
         self._is_closed = False
         self._last_failure = ""
 
@@ -153,14 +152,14 @@ class SessionDriver:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             self._machine.start(self._clock())
+            self._wake.set()
+            tasks.start_soon(self._keep_time)
             try:
                 while not self.is_closed:
+                    await self._wake.wait()  # until something is to be sent or closed; time is kept beside it
+                    self._wake = anyio.Event()
                     self._apply_effects()
                     await self._write()
-                    if not self.is_closed:
-                        await wait_until(self._wake, self._machine.deadline(), self._clock)
-                        self._wake = anyio.Event()
-                        self._handle_deadline()
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._close_all()
@@ -181,11 +180,17 @@ class SessionDriver:
             self._receive(message, self._clock())
             self._wake.set()
 
-    def _handle_deadline(self) -> None:
-        deadline = self._machine.deadline()
-        now = self._clock()
-        if deadline is not None and deadline <= now.instant:
-            self._machine.handle_deadline(now)
+    async def _keep_time(self) -> None:
+        """Handle the machine's deadlines; most move later with every frame, and those are looked at when they come."""
+        while True:
+            self._sooner = anyio.Event()
+            self._timed_for = self._machine.deadline()
+            await wait_until(self._sooner, self._timed_for, self._clock)
+            now = self._clock()
+            deadline = self._machine.deadline()
+            if deadline is not None and deadline <= now.instant:
+                self._machine.handle_deadline(now)
+                self._wake.set()
 
     def _apply_effects(self) -> None:
         for effect in self._machine.effects():
@@ -210,8 +215,11 @@ class SessionDriver:
                 case Closed(_, reason):
                     self._is_closed = True
                     self._events.session_closed(f"{reason} ({self._last_failure})" if self._last_failure else reason)
-        if self._frames or self._closing:
+        if self._frames or self._closing or self._is_closed:
             self._wake.set()
+        deadline = self._machine.deadline()
+        if deadline is not None and (self._timed_for is None or deadline < self._timed_for):
+            self._sooner.set()
 
     # ── connections ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,7 +245,6 @@ class SessionDriver:
                     return
                 self._receive(FrameReceived(number, frame), self._clock())
                 self._apply_effects()
-                self._wake.set()
         except SessionError:
             await self._lose(number)
 
@@ -248,9 +255,8 @@ class SessionDriver:
             if connection is None:
                 continue
             try:
-                with anyio.fail_after(WRITE_SECONDS):
-                    await connection.send(*frames)
-            except (SessionError, TimeoutError):
+                await connection.send(*frames)
+            except SessionError:
                 await self._lose(number)
         while self._closing:
             closing = self._connections.pop(self._closing.pop(), None)
