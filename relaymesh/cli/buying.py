@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from relaymesh.roles.buying import Wanted
     from relaymesh.settings import Settings
 
+NOT_SERVED = 2
+"""The exit code when the market was reached and nobody served, or what was bought is incomplete."""
+
 PromptArgument = Annotated[str | None, typer.Argument(help="The prompt; standard input when it is left out or `-`.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model; any that can chat otherwise.")]
 MaximumOption = Annotated[int | None, typer.Option("--max-msat", help="The most the job may cost.", min=1)]

@@ -115,6 +115,7 @@ def _write_node_config(directory: Path, node: DemoNode, relay_url: str, rpc_path
             "runner": "embedded",
             "input_msat": node.input_msat,
             "output_msat": node.output_msat,
+            "minimum_msat": 100,
             "tranche_units": 128,
             "output_tokens_per_second": node.outputs_per_second,
             "heartbeat_seconds": 20,

@@ -81,6 +81,7 @@ class RichScreen:
         self._offers: list[dict[str, Any]] = []
         self._quotes: dict[tuple[str, str], dict[str, Any]] = {}
         self._job_type = "chat"
+        self._is_in_answer = False
         self._live: Live | None = None
 
     def starting(self, nodes: int) -> None:
@@ -127,6 +128,7 @@ class RichScreen:
 
     def answer(self, data: str) -> None:
         """A piece of the answer."""
+        self._is_in_answer = True
         self._console.print(data, end="", style="cyan", markup=False, soft_wrap=True)
 
     def embedded(self, sentences: tuple[str, ...], vectors: list[str]) -> None:
@@ -139,6 +141,9 @@ class RichScreen:
     def settled(self, job: dict[str, Any], reason: str) -> None:
         """A job ended."""
         self._end_live()
+        if self._is_in_answer:
+            self._console.print()
+            self._is_in_answer = False
         if reason:
             self._console.print(f"[red]Not done: {reason}[/]")
             return
@@ -201,11 +206,12 @@ class RichScreen:
             f"{units['input_bytes']} bytes in, {units['output_bytes']} bytes out "
             f"({units['input_tokens']} and {units['output_tokens']} tokens by the node's word)",
         )
-        paid = f"{job['paid_msat']:,} msat in {job['tranches']} tranche(s), {job['fees_msat']:,} msat routing fees"
-        table.add_row("charged, paid", f"{job['charged_msat']:,} msat, {paid}")
+        table.add_row("charged", f"{job['charged_msat']:,} msat")
+        tranches = "1 tranche" if job["tranches"] == 1 else f"{job['tranches']} tranches"
+        table.add_row("paid", f"{job['paid_msat']:,} msat in {tranches}, and {job['fees_msat']:,} msat routing fees")
         table.add_row("time", f"first output after {first} ms, all after {total} ms, payments included")
-        table.add_row("node's record", f"{job['metering_id']} (held by both)")
-        table.add_row("client's receipt", f"{job['receipt_id']} (held by both)")
+        table.add_row("node's record", f"{job['metering_id'][:32]}…, held by both")
+        table.add_row("client's receipt", f"{job['receipt_id'][:32]}…, held by both")
         table.add_row("evidence", "[green]signed by both, and they agree[/]" if job["verified"] else "[red]disputed[/]")
         return table
 
@@ -213,3 +219,5 @@ class RichScreen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            if not self._console.is_terminal:
+                self._console.print()  # a table that is not live ends without a line's end

@@ -2,13 +2,15 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption
 from relaymesh.cli.running import run
 
-NOT_SERVED = 2
+if TYPE_CHECKING:
+    from relaymesh.roles.buying import Wanted
+    from relaymesh.settings import Settings
 
 
 def infer(
@@ -29,33 +31,40 @@ def infer(
     async def command() -> int:
         from relaymesh.cli.buying import read_prompt, wanted_chat
         from relaymesh.cli.settings_source import load_settings
-        from relaymesh.cli.wiring import open_client
-        from relaymesh.roles.buying import buy
 
-        settings = load_settings(config, {"network": {"relays": relay or None, "allow_private": allow_private}})
+        network = {"relays": relay or None, "allow_private": allow_private}
+        settings = load_settings(config, {"network": network})
         text = read_prompt(prompt)
         wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
-        pieces: list[str] = []
-
-        async def deliver(data: str) -> None:
-            pieces.append(data)
-            if not as_json:
-                sys.stdout.write(data)
-                sys.stdout.flush()
-
-        async with open_client(settings) as client:
-            bought = await buy(client, wanted, deliver)
-        summary = describe(bought)
-        if as_json:
-            print(json.dumps({"text": "".join(pieces), **summary}))
-        elif bought.outcome is not None:
-            print(flush=True)
-            print(_sentence(summary), file=sys.stderr)
-        if bought.reason:
-            print(f"relaymesh: {bought.reason}", file=sys.stderr)
-        return 0 if not bought.reason else NOT_SERVED
+        return await _buy(settings, wanted, as_json)
 
     run(command)
+
+
+async def _buy(settings: "Settings", wanted: "Wanted", as_json: bool) -> int:
+    """Buy, and say what came and what it cost."""
+    from relaymesh.cli.wiring import open_client
+    from relaymesh.roles.buying import buy
+
+    pieces: list[str] = []
+
+    async def deliver(data: str) -> None:
+        pieces.append(data)
+        if not as_json:
+            sys.stdout.write(data)
+            sys.stdout.flush()
+
+    async with open_client(settings) as client:
+        bought = await buy(client, wanted, deliver)
+    summary = describe(bought)
+    if as_json:
+        print(json.dumps({"text": "".join(pieces), **summary}))
+    elif bought.outcome is not None:
+        print(flush=True)
+        print(_sentence(summary), file=sys.stderr)
+    if bought.reason:
+        print(f"relaymesh: {bought.reason}", file=sys.stderr)
+    return NOT_SERVED if bought.reason else 0
 
 
 def describe(bought: Any) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
 from relaymesh.errors import RelayError
+
+if TYPE_CHECKING:
+    from relaymesh.market.selection import Choice
+    from relaymesh.protocol.quote import Quote
+    from relaymesh.roles.buying import Wanted
+    from relaymesh.settings import Settings
 
 
 def quote(
@@ -24,43 +30,59 @@ def quote(
     async def command() -> int:
         from relaymesh.cli.buying import read_prompt, wanted_chat
         from relaymesh.cli.settings_source import load_settings
-        from relaymesh.cli.wiring import open_market
-        from relaymesh.market.explanation import explain
-        from relaymesh.roles.negotiation import collect_quotes
 
         settings = load_settings(config, {"network": {"relays": relay or None}})
-        wanted = wanted_chat(read_prompt(prompt), settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
-        async with open_market(settings) as (market, relays):
-            selection = await market.wait_for_choice(wanted.to_request(), settings.client.discovery_seconds)
-            if not market.is_in_view:
-                raise RelayError(market.unreachable)
-            collected = await collect_quotes(relays, market.clock, selection) if selection.chosen else None
-        quotes: list[dict[str, Any]] = [
-            {
-                "node": choice.candidate.offer.node,
-                "label": choice.candidate.offer.label,
-                "model": answer.row.model,
-                "estimated_msat": answer.estimated_msat,
-                "max_msat": answer.max_msat,
-                "settlement": [term.model_dump(mode="json") for term in answer.settlement],
-                "valid_until_ms": answer.valid_until_ms,
-                "eta_in_ms": answer.eta_in_ms,
-            }
-            for choice, answer in (collected.quotes if collected is not None else ())
-        ]
-        refusals = {node: refusal.to_wire() for node, refusal in (collected.refusals if collected is not None else ())}
-        explanation = explain(selection)
+        text = read_prompt(prompt)
+        wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+        answer = await _ask(settings, wanted)
         if as_json:
-            print(json.dumps({"quotes": quotes, "refusals": refusals, "explanation": explanation.to_json()}))
+            print(json.dumps(answer))
         else:
-            for entry in quotes:
-                print(
-                    f"{entry['node'][:8]}…/{entry['label']}: {entry['model']} at most {entry['max_msat']:,} msat, "
-                    f"first output in about {entry['eta_in_ms']} ms"
-                )
-            for node, refusal in refusals.items():
-                print(f"{node[:8]}…: {refusal}")
-            print(explanation.sentence(), file=sys.stderr)
-        return 0 if quotes else 2
+            _tell(answer)
+        return 0 if answer["quotes"] else NOT_SERVED
 
     run(command)
+
+
+async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
+    """The best nodes' quotes and refusals, and why those nodes."""
+    from relaymesh.cli.wiring import open_market
+    from relaymesh.market.explanation import explain
+    from relaymesh.roles.negotiation import collect_quotes
+
+    async with open_market(settings) as (market, relays):
+        selection = await market.wait_for_choice(wanted.to_request(), settings.client.discovery_seconds)
+        if not market.is_in_view:
+            raise RelayError(market.unreachable)
+        collected = await collect_quotes(relays, market.clock, selection) if selection.chosen else None
+    explanation = explain(selection)
+    return {
+        "quotes": [_describe(choice, quote) for choice, quote in (collected.quotes if collected else ())],
+        "refusals": {node: refusal.to_wire() for node, refusal in (collected.refusals if collected else ())},
+        "sentence": explanation.sentence(),
+        "explanation": explanation.to_json(),
+    }
+
+
+def _describe(choice: "Choice", answer: "Quote") -> dict[str, Any]:
+    return {
+        "node": choice.candidate.offer.node,
+        "label": choice.candidate.offer.label,
+        "model": answer.row.model,
+        "estimated_msat": answer.estimated_msat,
+        "max_msat": answer.max_msat,
+        "settlement": [term.model_dump(mode="json") for term in answer.settlement],
+        "valid_until_ms": answer.valid_until_ms,
+        "eta_in_ms": answer.eta_in_ms,
+    }
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    for entry in answer["quotes"]:
+        print(
+            f"{entry['node'][:8]}…/{entry['label']}: {entry['model']} at most {entry['max_msat']:,} msat, "
+            f"first output in about {entry['eta_in_ms']} ms"
+        )
+    for node, refusal in answer["refusals"].items():
+        print(f"{node[:8]}…: {refusal}")
+    print(answer["sentence"], file=sys.stderr)

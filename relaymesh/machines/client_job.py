@@ -39,9 +39,9 @@ from relaymesh.machines.settlement import (
     Pay,
     PaymentInDoubt,
     PaymentResolved,
-    SettlementContract,
     SettlementStopped,
     TrancheFunded,
+    agree_settlement,
 )
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import Event, Signer
@@ -134,17 +134,7 @@ class ClientJob:
         self._recovery_keys = recovery_keys
         self._settings = settings or ClientJobSettings()
         self._settlement = BuyerSettlement(
-            SettlementContract(
-                side="client",
-                client=contract.client,
-                job_id=self.job_id,
-                order=contract.term.order,
-                plan=plan,
-                is_input_known=contract.quote.row.unit != "token",
-                maximum_msat=order.maximum_msat,
-                maximum_tranche_msat=contract.term.exposure_buyer_msat,
-                lightning_node_id=contract.lightning_node_id,
-            ),
+            agree_settlement("client", contract, self.job_id, plan, order.maximum_msat),
             known_payment_hashes=known_payment_hashes,
         )
         self._observation = JobObservation(input_bytes=len(order.body.encode()))

@@ -33,11 +33,11 @@ from relaymesh.machines.settlement import (
     InvoiceResolved,
     JobAccounted,
     OfferInvoice,
-    SettlementContract,
     SettlementStopped,
     TrancheFunded,
     TrancheWanted,
     WatchInvoice,
+    agree_settlement,
 )
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import Event, Signer, VerifiedEvent
@@ -157,17 +157,7 @@ class NodeJob:
             return
         plan = TranchePlan(row, self._meter.input_units, granted, self.contract.term.tranche_units)
         self._settlement = SellerSettlement(
-            SettlementContract(
-                side="node",
-                client=self.contract.client,
-                job_id=message.job_id,
-                order=self.contract.term.order,
-                plan=plan,
-                is_input_known=True,
-                maximum_msat=message.max_msat,
-                maximum_tranche_msat=self.contract.term.exposure_buyer_msat,
-                lightning_node_id=self.contract.lightning_node_id,
-            ),
+            agree_settlement("node", self.contract, message.job_id, plan, message.max_msat),
             invoice_expiry_seconds=self._settings.invoice_expiry_seconds,
         )
         self._plan = plan

@@ -78,7 +78,6 @@ def interrupted_record(job: JobRecord, tranches: tuple[TrancheRecord, ...], now_
     """
     commitments = JobCommitments.from_bytes(job.keys)
     job_type: JobType = job.job_type  # type: ignore[assignment]  # it was checked when the JOB was parsed
-    paid = [tranche for tranche in tranches if tranche.state in (_State.PAID, _State.RELEASED)]
     return MeteringRecord(
         job=job.job_id,
         session=job.session_id,
@@ -90,28 +89,30 @@ def interrupted_record(job: JobRecord, tranches: tuple[TrancheRecord, ...], now_
         started_at_ms=job.created_at_ms,
         first_output_at_ms=None,
         finished_at_ms=max(now_ms, job.created_at_ms),
-        units=MeteredUnits(
-            input_tokens=0,
-            output_tokens=0,
-            input_bytes=len(job.body.encode()),
-            output_bytes=0,
-            seconds=0,
-            jobs=0,
-        ),
+        units=_undelivered(len(job.body.encode())),
         tokenizer=None,
         prompt_commitment=commitments.commit_prompt(job.body),
         output_commitment=commitments.commit_output(()),
         max_msat=job.maximum_msat,
         charged_msat=paid_msat(tranches),
-        tranches=tuple(
-            MeteredTranche(
-                payment_commitment=commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash),
-                msat=tranche.amount_msat,
-                units_paid=tranche.units,
-                units_used=0,
-            )
-            for tranche in paid
-        ),
+        tranches=_metered(tranches, commitments),
+    )
+
+
+def _undelivered(input_bytes: int) -> MeteredUnits:
+    return MeteredUnits(input_tokens=0, output_tokens=0, input_bytes=input_bytes, output_bytes=0, seconds=0, jobs=0)
+
+
+def _metered(tranches: tuple[TrancheRecord, ...], commitments: JobCommitments) -> tuple[MeteredTranche, ...]:
+    return tuple(
+        MeteredTranche(
+            payment_commitment=commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash),
+            msat=tranche.amount_msat,
+            units_paid=tranche.units,
+            units_used=0,
+        )
+        for tranche in tranches
+        if tranche.amount_msat and tranche.state in (_State.PAID, _State.RELEASED)
     )
 
 

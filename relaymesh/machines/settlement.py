@@ -13,6 +13,7 @@ from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import Side, Store, TrancheRecord, TrancheState
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import PublicKey
+from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.fields import Order
 from relaymesh.protocol.payment import DecodedInvoice, PaymentLookup
 from relaymesh.protocol.refusal import Refusal
@@ -65,6 +66,26 @@ class SettlementContract:
     maximum_msat: AmountMsat
     maximum_tranche_msat: AmountMsat
     lightning_node_id: str
+
+
+def agree_settlement(
+    side: Side, contract: SessionContract, job_id: JobId, plan: TranchePlan, maximum_msat: AmountMsat
+) -> SettlementContract:
+    """The settlement that a session's contract means for one of its jobs, on one side.
+
+    The node measures or states every input itself; a client cannot count tokens.
+    """
+    return SettlementContract(
+        side=side,
+        client=contract.client,
+        job_id=job_id,
+        order=contract.term.order,
+        plan=plan,
+        is_input_known=side == "node" or contract.quote.row.unit != "token",
+        maximum_msat=maximum_msat,
+        maximum_tranche_msat=contract.term.exposure_buyer_msat,
+        lightning_node_id=contract.lightning_node_id,
+    )
 
 
 # ── what happens to a settlement ──────────────────────────────────────────────────────────────────────────────────

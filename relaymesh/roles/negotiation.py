@@ -74,19 +74,7 @@ async def negotiate(
         wants_session=wants_session,
     )
     run = _Run(relays, machine, clock, on_quote)
-    answers = Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),))
-    async with relays.subscribe((answers,)) as deliveries, anyio.create_task_group() as tasks:
-
-        async def listen() -> None:
-            async for delivery in deliveries:
-                if isinstance(delivery, Delivered):
-                    run.driver.tell(EventArrived(delivery.event))
-
-        tasks.start_soon(listen)
-        await run.driver.run()
-        tasks.cancel_scope.cancel()
-    assert run.result is not None
-    return run.result
+    return await run.converse(Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),)))
 
 
 class _Run:
@@ -94,6 +82,21 @@ class _Run:
         self.result: NegotiationEnd | None = None
         self.driver: Driver[OpeningInput, OpeningEffect] = Driver(machine, self._carry_out, clock)
         self._relays, self._on_quote = relays, on_quote
+
+    async def converse(self, answers: Filter) -> NegotiationEnd:
+        """Listen for answers while the machine runs."""
+        async with self._relays.subscribe((answers,)) as deliveries, anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                async for delivery in deliveries:
+                    if isinstance(delivery, Delivered):
+                        self.driver.tell(EventArrived(delivery.event))
+
+            tasks.start_soon(listen)
+            await self.driver.run()
+            tasks.cancel_scope.cancel()
+        assert self.result is not None
+        return self.result
 
     async def _carry_out(self, driver: Driver[OpeningInput, OpeningEffect], effect: OpeningEffect) -> None:
         match effect:
