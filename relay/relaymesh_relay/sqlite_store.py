@@ -17,7 +17,7 @@ from relaymesh_relay.sqlite_search import SqliteReader, find_id, standing_of
 from relaymesh_relay.store import DELETION_KIND, Record, Standing, StorageError, document_author
 
 SCHEMA_VERSION: Final = 1
-_PAGE_BYTES: Final = 16_384
+_PAGE_BYTES: Final = 8_192
 _BUSY_SECONDS: Final = 5.0
 _STATEMENTS_CACHED: Final = 512
 

@@ -138,7 +138,7 @@ async def test_memory_stays_bounded_whatever_clients_ask_for(tmp_path: Path) -> 
                 await greedy.send("REQ", str(number), {"kinds": [1]})
             for _ in range(5):
                 assert len(await client.query({"kinds": [1]})) == 100
-            assert resident_megabytes(process.pid) - before < 60
+            assert resident_megabytes(process.pid) - before < 30
 
 
 def resident_megabytes(process_id: int) -> float:
