@@ -132,7 +132,7 @@ bench: $(STAMP) ## Every benchmark, one JSON object each
 format: $(STAMP) ## Lay the code out and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format --quiet .
 
-docs: $(STAMP) ## Write the generated parts of docs/ anew
+docs: $(STAMP) ## Write the generated parts of docs/ and nips/ anew
 	@$(BIN)/python -m tests.house.generate
 
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

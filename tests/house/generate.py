@@ -1,4 +1,4 @@
-"""The parts of docs/ that the code itself writes: `make docs` puts them there, test_documentation.py compares them.
+"""The parts of docs/ and nips/ that the code writes: `make docs` puts them there, test_documentation.py compares them.
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; everything outside is written by people.
 """
@@ -19,6 +19,7 @@ import typer
 import relaymesh.machines
 from relaymesh.machines.machine import TransitionTable
 from tests.house import docstrings, tree
+from tests.nips import files, tables
 
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -195,6 +196,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
     "settings": relaymesh_settings,
     "relay-settings": relay_settings,
+    **tables.PARTS,
 }
 
 
@@ -204,13 +206,14 @@ def regenerate(text: str) -> str:
 
 
 def main() -> None:
-    """Write the generated parts of every document anew."""
+    """Write the generated parts of every document anew, and what is generated below nips/."""
     for path in tree.files():
         if path.endswith(".md") and (text := tree.text_of(path)) and PART.search(text):
             new = regenerate(text)
             if new != text:
                 (tree.ROOT / path).write_text(new, encoding="utf-8")
                 print(f"wrote {path}")
+    files.write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The vectors of nips/vectors/ that come from the examples: event ids, commitments, what the content rules refuse."""
+
+from typing import Any, Final
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.nostr.event import UnsignedEvent
+from relaymesh.protocol.content import check_content
+from relaymesh.protocol.metering import commit_to_payment
+from relaymesh.protocol.session_codec import compute_job_id
+from relaymesh.units import Timestamp
+from tests.nips import example_job, example_market, examples
+from tests.nips.contents import CONTENTS
+from tests.nips.example_market import BODY, NODE, SESSION_ID
+
+AWKWARD: Final = UnsignedEvent(
+    NODE.public_key,
+    Timestamp(1_800_000_000),
+    1,
+    (("t", "relaymesh"), ("alt", 'quote " backslash \\ slash / newline \n return \r tab \t'), ("empty", "")),
+    "controls \b\f\x00\x01\x1f delete \x7f separators \u2028\u2029 accents é emoji 🤝 <&>",
+)
+"""Every character that serialisations get wrong."""
+
+_CONTENTS: Final = (
+    ("an empty object", "{}"),
+    ("white space", ' {"a": [1, 2]}\n'),
+    ("eight levels", '{"a":' + "[" * 7 + "]" * 7 + "}"),
+    ("brackets in a string do not nest", '{"a":"' + "[" * 20 + '"}'),
+    ("the largest integer", '{"a":9007199254740991}'),
+    ("the smallest integer", '{"a":-9007199254740991}'),
+    ("an escaped pair of surrogates", '{"a":"\\ud83e\\udd1d"}'),
+    ("no object", "[1]"),
+    ("nothing", ""),
+    ("two objects", "{}{}"),
+    ("a key twice", '{"a":1,"a":1}'),
+    ("a key twice, escaped differently", '{"a":1,"\\u0061":1}'),
+    ("nine levels", '{"a":' + "[" * 8 + "]" * 8 + "}"),
+    ("a fraction", '{"a":1.0}'),
+    ("an exponent", '{"a":1e3}'),
+    ("minus zero", '{"a":-0}'),
+    ("a leading zero", '{"a":01}'),
+    ("a plus sign", '{"a":+1}'),
+    ("an integer that is too large", '{"a":9007199254740992}'),
+    ("an integer that is too small", '{"a":-9007199254740992}'),
+    ("not a number", '{"a":NaN}'),
+    ("infinity", '{"a":Infinity}'),
+    ("a lone surrogate, escaped", '{"a":"\\ud83e"}'),
+    ("a control character, not escaped", '{"a":"\n"}'),
+    ("a trailing comma", '{"a":1,}'),
+    ("a comment", '{"a":1/**/}'),
+    ("single quotes", "{'a':1}"),
+    ("a byte order mark", "\ufeff{}"),
+)
+
+
+def event_vectors() -> dict[str, Any]:
+    """For each kind: the fields that are signed, the exact text that the id hashes, the id."""
+    kept = {content.name: examples.events()[content.name] for content in CONTENTS}
+    return {
+        "rule": "id = SHA-256(serialisation in UTF-8); the signature is BIP-340 over the id (NIP-01)",
+        "events": [{"name": name, **_unsigned(event), "signature": event.signature} for name, event in kept.items()],
+        "awkward": {"name": "awkward characters", **_unsigned(AWKWARD)},
+    }
+
+
+def _unsigned(event: UnsignedEvent) -> dict[str, Any]:
+    fields = {
+        "pubkey": event.public_key,
+        "created_at": event.created_at,
+        "kind": int(event.kind),
+        "tags": [list(tag) for tag in event.tags],
+        "content": event.content,
+    }
+    return {"unsigned": fields, "serialisation": event.serialise().decode(), "id": event.compute_id()}
+
+
+def commitment_vectors() -> dict[str, Any]:
+    """Job id, commitment keys, and what is committed to under them, for the job of the examples."""
+    exchange, _ = example_job.finish()
+    secrets, job_id = example_job.session_secrets(), compute_job_id(SESSION_ID, example_job.JOB_NONCE)
+    agreed = example_market.agree()
+    return {
+        "session_request_id": agreed.session_request.id,
+        "session_accept_id": agreed.session_accept.id,
+        "session_id": SESSION_ID,
+        "job_nonce": example_job.JOB_NONCE.hex(),
+        "job_id": job_id,
+        "commitment_keys": {
+            what: secrets.commitment_key(what, job_id).hex() for what in ("prompt", "output", "payment")
+        },
+        "body": BODY,
+        "prompt_commitment": exchange.commitments.commit_prompt(BODY),
+        "outputs": list(example_job.PIECES),
+        "output_commitment": exchange.commitments.commit_output(example_job.PIECES),
+        "payments": [
+            _payment(exchange.commitments.payment_salt(tranche), tranche, payment_hash)
+            for tranche, payment_hash in exchange.payment_hashes.items()
+        ],
+    }
+
+
+def _payment(salt: bytes, tranche: int, payment_hash: str) -> dict[str, Any]:
+    return {
+        "tranche": tranche,
+        "salt": salt.hex(),
+        "payment_hash": payment_hash,
+        "payment_commitment": commit_to_payment(salt, payment_hash),
+    }
+
+
+def content_vectors() -> list[dict[str, Any]]:
+    """Texts that the content rules take or refuse."""
+    return [{"what": what, "text": text, "is_valid": _is_valid(text)} for what, text in _CONTENTS]
+
+
+def _is_valid(text: str) -> bool:
+    try:
+        check_content(text)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def files() -> dict[str, Any]:
+    """The content of the files in nips/vectors/ that are made here, by name."""
+    return {
+        "events.json": event_vectors(),
+        "commitments.json": commitment_vectors(),
+        "content.json": content_vectors(),
+    }
