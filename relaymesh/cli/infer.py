@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
-from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption
+from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
 from relaymesh.cli.running import run
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def infer(
     output_tokens: OutputOption = None,
     relay: RelayOption = None,
     allow_private: PrivateOption = None,
+    wallet: WalletOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,7 +34,8 @@ def infer(
         from relaymesh.cli.settings_source import load_settings
 
         network = {"relays": relay or None, "allow_private": allow_private}
-        settings = load_settings(config, {"network": network})
+        purse = {"lightning_rpc": str(wallet) if wallet else None}
+        settings = load_settings(config, {"network": network, "wallet": purse})
         text = read_prompt(prompt)
         wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
         return await _buy(settings, wanted, as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
+from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption
 from relaymesh.cli.running import run
 
 node_commands = typer.Typer(no_args_is_help=True, help="Sell inference.")
@@ -28,6 +28,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address on which clients connect.")] = None,
     port: Annotated[int | None, typer.Option(help="The port on which clients connect; 0 takes a free one.")] = None,
     label: Annotated[str | None, typer.Option(help="The offer's name.")] = None,
+    wallet: WalletOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish offers and serve jobs until Ctrl-C.
@@ -36,6 +37,7 @@ def serve(
     """
     flags: dict[str, dict[str, Any]] = {
         "network": {"relays": relay or None},
+        "wallet": {"lightning_rpc": str(wallet) if wallet else None},
         "node": {"runner": runner, "runner_url": url, "host": host, "port": port, "label": label},
     }
     run(lambda: _serve(config, flags, as_json))
