@@ -5,14 +5,13 @@ import gc
 import json
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 
 from relaymesh.errors import RelayMeshError
 from relaymesh_relay.server import serve
-from relaymesh_relay.settings import Settings, read_settings
+from relaymesh_relay.settings import Settings, choose_settings
 
 # Events on their way are many and hold no cycles: look for cycles seldom.
 _COLLECTOR_THRESHOLDS = (50_000, 20, 50)
@@ -23,7 +22,9 @@ def main() -> int:
     """Run the command; returns its exit code."""
     arguments = _parse_arguments()
     try:
-        settings = _choose_settings(arguments)
+        settings = choose_settings(
+            arguments.config, host=arguments.host, port=arguments.port, database=arguments.database
+        )
         _allow_open_files(settings.network.connections)
         failure = anyio.run(_run, settings, arguments.json, backend_options={"use_uvloop": _has_uvloop()})
         if failure is not None:
@@ -67,18 +68,6 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="TOML file of settings; the options above go before it")
     parser.add_argument("--json", action="store_true", help="announce the address as one JSON object")
     return parser.parse_args()
-
-
-def _choose_settings(arguments: argparse.Namespace) -> Settings:
-    settings = Settings() if arguments.config is None else read_settings(arguments.config)
-    network, storage = settings.network, settings.storage
-    if arguments.host is not None:
-        network = replace(network, host=arguments.host)
-    if arguments.port is not None:
-        network = replace(network, port=arguments.port)
-    if arguments.database is not None:
-        storage = replace(storage, file=str(arguments.database))
-    return replace(settings, network=network, storage=storage)
 
 
 def _allow_open_files(connections: int) -> None:

@@ -1,12 +1,10 @@
 """What an operator can choose, as frozen typed values, read from one TOML file (`relay/relay.example.toml`)."""
 
-import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import orjson
-
+from relaymesh.configuration import build_settings, parse_document
 from relaymesh.errors import UsageError
 
 
@@ -168,48 +166,27 @@ class Settings:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in a TOML file; what it leaves out keeps its default.
+    """The settings in a TOML file, one table per section; what it leaves out keeps its default.
 
     Raises:
         UsageError: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong form.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"the relay's settings cannot be read from {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the relay's settings in {path} are not valid TOML: {error}") from error
-    return parse_settings(document)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"the relay's settings cannot be read from {path}: {reason}") from error
+    return build_settings(parse_document(text, str(path)), Settings)
 
 
-def parse_settings(document: dict[str, Any]) -> Settings:
-    """The settings in a parsed TOML document, one table per section.
-
-    Raises:
-        UsageError: A name is unknown or a value has the wrong form.
-    """
-    sections = {section.name: section.default_factory for section in fields(Settings)}
-    for name in document:
-        if name not in sections:
-            raise UsageError(f"the relay's settings know no [{name}]; known are {', '.join(sections)}")
-    return Settings(**{name: _parse_section(name, sections[name], table) for name, table in document.items()})
-
-
-def _parse_section(name: str, kind: Any, table: object) -> Any:
-    import pydantic  # slow to import, and needed only where there is a settings file
-
-    if not isinstance(table, dict):
-        raise UsageError(f"the relay's setting {name} must be a table")
-    known = [each.name for each in fields(kind)]
-    for key, value in table.items():
-        if key not in known:
-            raise UsageError(f"the relay's settings know no {name}.{key}; known are {', '.join(known)}")
-        if isinstance(value, int) and value < 0:
-            raise UsageError(f"the relay's setting {name}.{key} must be at least 0, not {value}")
-    try:
-        # By way of JSON, where strict still lets an array become a tuple.
-        return pydantic.TypeAdapter(kind).validate_json(orjson.dumps(table), strict=True)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the relay's setting {name}.{where} has the wrong form: {first['msg']}") from error
+def choose_settings(config: Path | None, *, host: str | None, port: int | None, database: Path | None) -> Settings:
+    """The settings of a file, or the defaults, with what the command line said on top; UsageError as above."""
+    settings = Settings() if config is None else read_settings(config)
+    network, storage = settings.network, settings.storage
+    if host is not None:
+        network = replace(network, host=host)
+    if port is not None:
+        network = replace(network, port=port)
+    if database is not None:
+        storage = replace(storage, file=str(database))
+    return replace(settings, network=network, storage=storage)

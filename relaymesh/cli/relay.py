@@ -1,9 +1,8 @@
 """`relaymesh relay serve`: run the bundled relay."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,15 +29,9 @@ def serve(
 
     async def command() -> None:
         from relaymesh_relay.server import serve as serve_relay
-        from relaymesh_relay.settings import Settings, read_settings
+        from relaymesh_relay.settings import choose_settings
 
-        settings = Settings() if config is None else read_settings(config)
-        network: dict[str, Any] = {"host": host, "port": port}
-        settings = replace(
-            settings,
-            network=replace(settings.network, **{name: value for name, value in network.items() if value is not None}),
-            storage=settings.storage if database is None else replace(settings.storage, file=str(database)),
-        )
+        settings = choose_settings(config, host=host, port=port, database=database)
 
         def announce(url: str) -> None:
             print(

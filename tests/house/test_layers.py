@@ -29,7 +29,7 @@ MAY_NAME_THE_CLOCK = ("relaymesh.cli", "relaymesh.lightning_sim.__main__", "rela
 # asyncio itself, where a library forces it.
 MAY_IMPORT_ASYNCIO = ("relaymesh.adapters", "relaymesh_relay")
 
-RELAY_MAY_IMPORT = ("relaymesh.nostr", "relaymesh.units", "relaymesh.errors")
+RELAY_MAY_IMPORT = ("relaymesh.nostr", "relaymesh.units", "relaymesh.errors", "relaymesh.configuration")
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:
