@@ -9,7 +9,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from relaymesh.errors import LedgerError, RemoteProtocolError
+from relaymesh.errors import LedgerError, LocalProtocolError, RemoteProtocolError
 from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput
 from relaymesh.machines.job_events import (
     CancelRequested,
@@ -86,7 +86,7 @@ class RunningJob:
     def __init__(self, tools: ClientTools, machine: ClientJob, session: SessionDriver) -> None:
         self.job_id = machine.job_id
         self._tools, self._session = tools, session
-        self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._carry_out, tools.clock)
+        self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._sender, self._receiver = anyio.create_memory_object_stream[str](OUTPUTS_BUFFERED)
         self._outcome: JobEnded | None = None
         self._ended = anyio.Event()
@@ -141,14 +141,14 @@ class RunningJob:
             self._session.finish_job(self.job_id)
             self._ended.set()
 
-    async def _carry_out(self, driver: Driver[ClientJobInput, ClientJobEffect], effect: ClientJobEffect) -> None:
+    def _act(self, driver: Driver[ClientJobInput, ClientJobEffect], effect: ClientJobEffect) -> bool:
         match effect:
-            case Store(records):
-                await self._tools.ledger.write(records)
+            case Store():
+                return False
+            case Deliver(data):
+                return self._deliver_now(data)
             case Send(message):
                 self._session.send(message, job_id=self.job_id)
-            case Deliver(data):
-                await self._deliver(data)
             case ReadInvoice(tranche, bolt11):
                 driver.start_soon(self._read_invoice, tranche, bolt11)
             case Pay():
@@ -159,10 +159,27 @@ class RunningJob:
             case JobEnded():
                 self._outcome = effect
                 driver.stop()
+        return True
 
-    async def _deliver(self, data: str) -> None:
-        with suppress(anyio.BrokenResourceError):  # the buyer no longer listens: the job is being cancelled
-            await self._sender.send(data)
+    async def _carry_out(self, effect: ClientJobEffect) -> None:
+        match effect:
+            case Store(records):
+                await self._tools.ledger.write(records)
+            case Deliver(data):
+                with suppress(anyio.BrokenResourceError):  # the buyer no longer listens: the job is being cancelled
+                    await self._sender.send(data)
+            case _:
+                raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
+
+    def _deliver_now(self, data: str) -> bool:
+        """Hand a piece of output over; False if the buyer has to be waited for."""
+        try:
+            self._sender.send_nowait(data)
+        except anyio.WouldBlock:
+            return False
+        except anyio.BrokenResourceError:
+            pass  # as in `_carry_out`
+        return True
 
     async def _read_invoice(self, tranche: int, bolt11: str) -> None:
         try:

@@ -3,6 +3,9 @@
 It tells the machine what happened and when, and carries out what the machine wants, one effect after the other in their
 order, so that what must be stored first is stored first. What takes long (a payment, a run of the model) the effect
 only starts, in the driver's task group; its outcome is told to the machine like everything else.
+
+Most of what happens needs no waiting: while the loop stands still, whoever tells the machine something also carries out
+what it wants, so that a token costs no change of tasks here. Only what has to be awaited is left to the loop.
 """
 
 from collections import deque
@@ -29,21 +32,26 @@ class Driver(Generic[InputT, EffectT]):
 
     Args:
         machine: What decides.
-        carry_out: Does what the machine wants; awaited for each effect, in order.
+        act: Does what the machine wants, if that needs no waiting; False if it does, and then nothing was done yet.
         clock: What time it is.
+        carry_out: Awaited for each effect that `act` left, in their order; None where it leaves none.
     """
 
     def __init__(
         self,
         machine: Machine[InputT, EffectT],
-        carry_out: Callable[["Driver[InputT, EffectT]", EffectT], Awaitable[None]],
+        act: Callable[["Driver[InputT, EffectT]", EffectT], bool],
         clock: Clock,
+        carry_out: Callable[[EffectT], Awaitable[None]] | None = None,
     ) -> None:
-        self._machine = machine
+        self._machine, self._act, self._clock = machine, act, clock
         self._carry_out = carry_out
-        self._clock = clock
         self._inputs: deque[InputT] = deque()
+        self._effects: deque[EffectT] = deque()
         self._wake = anyio.Event()
+        self._waits_until: Instant | None = None
+        self._is_waiting = False
+        self._is_working = False
         self._is_stopped = False
         self.tasks: TaskGroup | None = None
 
@@ -54,7 +62,12 @@ class Driver(Generic[InputT, EffectT]):
         no bound of its own.
         """
         self._inputs.append(message)
-        self._wake.set()
+        if not self._is_waiting or self._is_working:
+            return  # the loop comes to it, or whoever works at this moment
+        self._work()
+        if self._effects or self._is_stopped or self._is_due_sooner():
+            self._is_waiting = False
+            self._wake.set()
 
     def stop(self) -> None:
         """End the loop; whatever an effect started in the driver's task group is cancelled."""
@@ -71,21 +84,49 @@ class Driver(Generic[InputT, EffectT]):
         async with anyio.create_task_group() as tasks:
             self.tasks = tasks
             self._machine.start(self._clock())
+            self._effects.extend(self._machine.effects())
             while True:
-                for effect in self._machine.effects():
-                    await self._carry_out(self, effect)
-                if self._is_stopped:
+                self._work()
+                if self._effects:
+                    assert self._carry_out is not None
+                    await self._carry_out(self._effects.popleft())
+                elif self._is_stopped:
                     break
-                await self._wait()
-                self._advance()
+                else:
+                    await self._wait()
+                    if not self._is_stopped:
+                        self._advance()
             tasks.cancel_scope.cancel()
 
+    def _work(self) -> None:
+        """Carry out effects and take in what is told meanwhile, until nothing is left or an effect must be awaited."""
+        self._is_working = True
+        try:
+            while True:
+                while self._effects:
+                    effect = self._effects.popleft()
+                    if not self._act(self, effect):
+                        self._effects.appendleft(effect)
+                        return
+                if self._is_stopped or not self._inputs:
+                    return
+                self._advance()
+        finally:
+            self._is_working = False
+
     async def _wait(self) -> None:
-        """Wait for an input or for the machine's deadline, whichever comes first."""
-        if self._inputs:
-            return
-        await wait_until(self._wake, self._machine.deadline(), self._clock)
+        """Wait until there is something for the loop to do, or for the machine's deadline, whichever comes first."""
         self._wake = anyio.Event()
+        self._waits_until = self._machine.deadline()
+        self._is_waiting = True
+        try:
+            await wait_until(self._wake, self._waits_until, self._clock)
+        finally:
+            self._is_waiting = False
+
+    def _is_due_sooner(self) -> bool:
+        deadline = self._machine.deadline()
+        return deadline is not None and (self._waits_until is None or deadline < self._waits_until)
 
     def _advance(self) -> None:
         now = self._clock()
@@ -94,6 +135,7 @@ class Driver(Generic[InputT, EffectT]):
         deadline = self._machine.deadline()
         if deadline is not None and deadline <= now.instant:
             self._machine.handle_deadline(now)
+        self._effects.extend(self._machine.effects())
 
 
 async def wait_until(wake: anyio.Event, deadline: Instant | None, clock: Clock) -> None:

@@ -80,7 +80,7 @@ async def negotiate(
 class _Run:
     def __init__(self, relays: Relays, machine: Opening, clock: Clock, on_quote: QuoteWatcher | None) -> None:
         self.result: NegotiationEnd | None = None
-        self.driver: Driver[OpeningInput, OpeningEffect] = Driver(machine, self._carry_out, clock)
+        self.driver: Driver[OpeningInput, OpeningEffect] = Driver(machine, self._act, clock)
         self._relays, self._on_quote = relays, on_quote
 
     async def converse(self, answers: Filter) -> NegotiationEnd:
@@ -98,7 +98,7 @@ class _Run:
         assert self.result is not None
         return self.result
 
-    async def _carry_out(self, driver: Driver[OpeningInput, OpeningEffect], effect: OpeningEffect) -> None:
+    def _act(self, driver: Driver[OpeningInput, OpeningEffect], effect: OpeningEffect) -> bool:
         match effect:
             case Publish(event, relay_url):
                 driver.start_soon(self._publish, event, relay_url)
@@ -110,6 +110,7 @@ class _Run:
             case SessionAgreed() | OpeningFailed() | QuotesCollected():
                 self.result = effect
                 driver.stop()
+        return True
 
     async def _publish(self, event: VerifiedEvent, relay_url: str) -> None:
         for answer in await self._relays.publish(event, (relay_url,)):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
-from relaymesh.errors import LedgerError, LightningError, RunnerError, RunnerRefused
+from relaymesh.errors import LedgerError, LightningError, LocalProtocolError, RunnerError, RunnerRefused
 from relaymesh.machines.job_events import (
     JobClosed,
     Received,
@@ -77,7 +77,7 @@ class NodeJobRun:
 
     def __init__(self, tools: NodeTools, machine: NodeJob, session: SessionDriver, model: str) -> None:
         self._tools, self._machine, self._session, self._model = tools, machine, session, model
-        self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._carry_out, tools.clock)
+        self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
         self._is_paused = False
@@ -101,11 +101,11 @@ class NodeJobRun:
         finally:
             self._session.finish_job(self._machine.message.job_id)
 
-    async def _carry_out(self, driver: Driver[NodeJobInput, NodeJobEffect], effect: NodeJobEffect) -> None:
+    def _act(self, driver: Driver[NodeJobInput, NodeJobEffect], effect: NodeJobEffect) -> bool:
         self._may_produce.set()  # whatever happened may be what the runner waits for
         match effect:
-            case Store(records):
-                await self._tools.ledger.write(records)
+            case Store():
+                return False
             case Send(message):
                 self._session.send(message, job_id=self._machine.message.job_id)
             case CreateInvoice():
@@ -118,6 +118,12 @@ class NodeJobRun:
                 self._runner_scope.cancel()
             case JobClosed():
                 driver.stop()
+        return True
+
+    async def _carry_out(self, effect: NodeJobEffect) -> None:
+        if not isinstance(effect, Store):
+            raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
+        await self._tools.ledger.write(effect.records)
 
     async def _create_invoice(self, wanted: CreateInvoice) -> None:
         request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds)
