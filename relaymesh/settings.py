@@ -103,7 +103,7 @@ class Node:
     runner_url: str = ""
     runner_key_file: str = ""
     models: tuple[str, ...] = ()
-    unit: Literal["byte", "token", "second", "job"] = "byte"
+    unit: Literal["byte", "token", "job"] = "byte"
     per: int = 1_000
     input_msat: int = 20
     output_msat: int = 200

@@ -43,7 +43,7 @@ from relaymesh.machines.settlement import (
     TrancheFunded,
     agree_settlement,
 )
-from relaymesh.market.pricing import TranchePlan
+from relaymesh.market.pricing import MAXIMUM_TRANCHES, TranchePlan
 from relaymesh.nostr.event import Event, Signer
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, Verifier, read_metering
@@ -232,7 +232,7 @@ class ClientJob:
         match message:
             case OutputMessage(number=number, data=data):
                 self._take_output(number, data, now)
-            case InvoiceMessage():
+            case InvoiceMessage() if message.tranche < MAXIMUM_TRANCHES:
                 self._invoices[message.tranche] = message
                 self._effects.append(ReadInvoice(message.tranche, message.bolt11))
             case EndMessage():

@@ -1,5 +1,7 @@
 """The node's own count of a job, and the record it signs about it (RM-03, "Metering record")."""
 
+from typing import Final
+
 from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.market.admission import admit_job
@@ -15,6 +17,9 @@ from relaymesh.protocol.metering import (
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import JobMessage
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Moment
+
+MAXIMUM_JOB_OUTPUT_BYTES: Final = 2 * 1024 * 1024
+"""What a session can hold of one job, so that all of it can be sent again after a reconnect."""
 
 
 class JobMeter:
@@ -49,6 +54,8 @@ class JobMeter:
             return refuse(RefusalCode.OFFER_CHANGED, "the job names another quote than the session's")
         if self.started_at_ms >= contract.quote.valid_until_ms:
             return refuse(RefusalCode.EXPIRED, "the quote is no longer valid; ask for a new one")
+        if row.output_msat > 0 and row.output_limit > 0 and message.output_units == 0:
+            return refuse(RefusalCode.OVER_LIMIT, "the job asks for no output, which this price row cannot deliver")
         if self.input_units > MAXIMUM_QUANTITY:
             return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
         return admit_job(
@@ -57,6 +64,10 @@ class JobMeter:
             maximum_output_units=message.output_units,
             maximum_msat=message.max_msat,
         )
+
+    def has_room_for(self, data: str) -> bool:
+        """Whether a job's output may grow by this piece (RM-02, "Jobs")."""
+        return self._output_bytes + len(data.encode()) <= MAXIMUM_JOB_OUTPUT_BYTES
 
     def output_units_with(self, data: str, tokens: int) -> int:
         """Output in the row's unit, if this piece were delivered as well."""

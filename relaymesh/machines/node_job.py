@@ -226,10 +226,8 @@ class NodeJob:
                 self._take_receipt(event)
             case ResumeMessage(next_output=next_output):
                 self._resend(next_output)
-            case JobMessage():
-                self._resend(0)  # the same job again: go on with it, never begin it twice
             case _:
-                pass  # PAID is a hint; settlement is what our own wallet says
+                pass  # PAID is a hint, and the same JOB again is never begun twice
 
     def _resend(self, next_output: int) -> None:
         for number, data in enumerate(self._meter.outputs[next_output:], next_output):
@@ -289,6 +287,10 @@ class NodeJob:
         assert self._settlement is not None
         while self._held:
             piece = self._held[0]
+            if not self._meter.has_room_for(piece.data):
+                self._held.clear()
+                self._finish("length", now)
+                return
             if self._meter.output_units_with(piece.data, piece.tokens) > self._paid_units():
                 if any(self._is_open(record.tranche) for record in self._settlement.records):
                     return
@@ -314,8 +316,8 @@ class NodeJob:
 
     def _output_tokens(self) -> int:
         row = self.contract.quote.row
-        granted = self._plan.output_units if row.unit == "token" else row.output_limit
-        return min(granted, row.output_limit)
+        is_bounded = row.unit == "token" and row.output_msat > 0
+        return min(self._plan.output_units, row.output_limit) if is_bounded else row.output_limit
 
     def _is_open(self, tranche: int) -> bool:
         assert self._settlement is not None

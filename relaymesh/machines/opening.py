@@ -30,7 +30,7 @@ from relaymesh.nostr.event import EventId, PublicKey, Signer, UnsignedEvent, Ver
 from relaymesh.protocol.codec import MarketMessage, is_timely, open_message, seal_message
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.handshake import SessionAccept, SessionRequest
-from relaymesh.protocol.quote import Quote, QuotedTerm, QuoteRequest, RefusalMessage
+from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote, QuotedTerm, QuoteRequest, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.units import Instant, Moment
@@ -255,7 +255,7 @@ class Opening:
         return None
 
     def _take_quote(self, request: _Request, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
-        complaint = self._find_complaint(request.choice, quote, now)
+        complaint = self._find_complaint(request.choice, event, quote, now)
         term = self._find_term(quote)
         if complaint is None and term is not None:
             self._quotes.append(_Quoted(request.choice, event, quote, term))
@@ -268,9 +268,11 @@ class Opening:
             self._effects.append(QuoteArrived(request.choice, refusal))
         self._decide_if_complete(now)
 
-    def _find_complaint(self, choice: Choice, quote: Quote, now: Moment) -> str | None:
+    def _find_complaint(self, choice: Choice, event: VerifiedEvent, quote: Quote, now: Moment) -> str | None:
         """Why this quote cannot be relied on; None if it can (RM-01, "Quote")."""
         offer, wanted = choice.candidate.offer, self._selection.request
+        if event.size > MAXIMUM_QUOTE_EVENT_BYTES:
+            return f"the quote's event is larger than {MAXIMUM_QUOTE_EVENT_BYTES} bytes"
         if quote.offer_id != offer.event.id or quote.offer_seq != offer.offer.seq:
             return "the quote cites another offer than the one relied on"
         if quote.row not in offer.offer.rows:

@@ -92,6 +92,11 @@ class Event(UnsignedEvent):
             "sig": self.signature,
         }
 
+    @property
+    def size(self) -> int:
+        """About how many bytes the event has as JSON: what is hashed, with id and signature."""
+        return len(self.serialise()) + len(self.id) + len(self.signature)
+
     def tag_value(self, name: str) -> str | None:
         """The first value of the first tag called `name`, or None."""
         for tag in self.tags:

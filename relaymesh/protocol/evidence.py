@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import Event, PublicKey, Tags, UnsignedEvent, VerifiedEvent, is_hex_32, parse_event
@@ -12,6 +13,9 @@ from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.receipt import Receipt
 from relaymesh.protocol.session_messages import JobId
 from relaymesh.units import Timestamp
+
+MAXIMUM_RECORD_BYTES: Final = 10_240
+"""A metering record must fit into the receipt that embeds it."""
 
 Verifier = Callable[[Event], VerifiedEvent]
 """Checks id and signature; raises RemoteProtocolError (`relaymesh.nostr.keys.verify` is the real one)."""
@@ -46,6 +50,8 @@ def build_metering(
 def read_metering(event: VerifiedEvent) -> SignedMetering:
     """Read an 8770; RemoteProtocolError if it is not a valid metering record."""
     client = _read_evidence(event, Kind.METERING)
+    if event.size > MAXIMUM_RECORD_BYTES:
+        raise RemoteProtocolError(f"a metering record must be at most {MAXIMUM_RECORD_BYTES} bytes, to fit a receipt")
     return SignedMetering(event, MeteringRecord.from_text(event.content), client)
 
 

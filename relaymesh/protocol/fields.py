@@ -59,4 +59,4 @@ JobType = Literal["chat", "completion", "embedding", "rerank", "classify", "mode
 Unit = Literal["token", "byte", "second", "job"]
 Order = Literal["prepay", "postpay", "sealed"]
 Scope = Literal["job", "session"]
-Version = Literal[1]
+Version = Annotated[int, Field(ge=1, le=1)]

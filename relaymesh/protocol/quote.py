@@ -27,6 +27,8 @@ from relaymesh.protocol.offer import MAXIMUM_TERMS, PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 
 MAXIMUM_REPLY_RELAYS: Final = 3
+MAXIMUM_QUOTE_EVENT_BYTES: Final = 5_000
+"""A signed quote must fit into the session request that brings it back."""
 
 
 class JobShape(WireValue):

@@ -8,6 +8,8 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fields import ShortText
 
+MAXIMUM_REASON_CHARACTERS: Final = 200
+
 
 class RefusalCode(Enum):
     """Why a request was turned down."""
@@ -95,11 +97,14 @@ class Refusal(WireValue):
             known = RefusalCode(code)
         except ValueError:
             raise RemoteProtocolError("a refusal must begin with one of the protocol's codes") from None
-        if not separator or len(reason) > 201:
-            raise RemoteProtocolError("a refusal must read `code: reason`, the reason at most 200 characters long")
-        return cls(code=known, reason=reason.strip())
+        reason = reason.strip()
+        if not separator or len(reason) > MAXIMUM_REASON_CHARACTERS:
+            raise RemoteProtocolError(
+                f"a refusal must read `code: reason`, the reason at most {MAXIMUM_REASON_CHARACTERS} characters long"
+            )
+        return cls(code=known, reason=reason)
 
 
 def refuse(code: RefusalCode, reason: str) -> Refusal:
     """A refusal with its reason cut to what the protocol allows."""
-    return Refusal(code=code, reason=reason[:200])
+    return Refusal(code=code, reason=reason[:MAXIMUM_REASON_CHARACTERS])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import Final, Protocol
 
+from relaymesh.errors import UsageError
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived
 from relaymesh.machines.records import JobState
@@ -25,11 +26,13 @@ from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import OpenSession
 from relaymesh.units import AmountMsat
 
-BYTES_PER_TOKEN: Final = 3
+BYTES_PER_TOKEN: Final = 2
 """A low guess, so that an estimate in tokens is rather too high."""
 LONGEST_TOKEN_BYTES: Final = 8
 """A high guess, so that the bytes foreseen for so many tokens suffice."""
 ATTEMPTS: Final = 3
+MAXIMUM_BODY_BYTES: Final = 1_900_000
+"""What fits a session's parts, escaping included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,12 @@ async def buy(
     """Buy one job; `deliver` is awaited with every piece of output.
 
     Returns:
-        How it ended. It raises only what the ledger raises: everything else a market can do is a value here.
+        How it ended. It raises only what the ledger raises, and UsageError for a body that is too long; everything
+        else a market can do is a value here.
     """
+    size = len(wanted.body.encode())
+    if size > MAXIMUM_BODY_BYTES:
+        raise UsageError(f"a job's body must be at most {MAXIMUM_BODY_BYTES} bytes, this one has {size}; shorten it")
     watching = watcher or SilentWatcher()
     attempts = _Attempts()
     for _ in range(ATTEMPTS):

@@ -42,6 +42,7 @@ from relaymesh.units import Timestamp
 
 HELLO_SECONDS: Final = 5
 HEARTBEATS_UNTIL_EXPIRY: Final = 3
+STATUSES_PER_HEARTBEAT: Final = 10
 OFFER_RENEWED_AT: Final = 2
 """An offer is published again when half of its validity is over."""
 
@@ -101,7 +102,9 @@ class Node:
         """
         async with self._listener.listen(self._accept) as endpoints:
             self._reception = Reception(
-                ReceptionSettings(endpoints=endpoints, eta_ms=self._settings.eta_ms),
+                ReceptionSettings(
+                    endpoints=endpoints, eta_ms=self._settings.eta_ms, idle_ms=self._settings.session.idle_in_ms
+                ),
                 signer=self._tools.key,
                 verify=verify,
                 entropy=Entropy(token_bytes(32)),
@@ -170,10 +173,16 @@ class Node:
             await self._try(self._publish_offer)
 
     async def _beat(self) -> None:
-        """A status at every interval, and as soon as the node becomes busy or free again."""
+        """A status at every interval, and soon after the node became busy or free again.
+
+        Not more often than ten times an interval: relays limit what an address may publish, and `seq`, which grows with
+        every status, must not run ahead of the clock.
+        """
         was_busy = self._tools.load().free == 0
+        pause = max(self._settings.heartbeat_seconds / STATUSES_PER_HEARTBEAT, 1)
         while True:
-            with anyio.move_on_after(self._settings.heartbeat_seconds):
+            await anyio.sleep(pause)
+            with anyio.move_on_after(self._settings.heartbeat_seconds - pause):
                 while (self._tools.load().free == 0) == was_busy:
                     await self._tools.load_changed.wait()
                     self._update_reception()

@@ -257,6 +257,19 @@ def test_a_quote_that_is_not_what_was_offered_is_not_relied_on(lie: str) -> None
     assert isinstance(opening.effects()[-1], OpeningFailed)
 
 
+def test_a_quote_too_large_to_be_brought_back_is_not_relied_on() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (publish,) = opening.effects()
+    assert isinstance(publish, Publish)
+    honest = answer_with(node, publish.event, honest_quote(node, publish.event))
+    tags = (*honest.tags, ("padding", "x" * 5_000))
+    padded = UnsignedEvent(honest.public_key, honest.created_at, honest.kind, tags, honest.content)
+    opening.receive(EventArrived(node.key.sign(padded)), moment())
+    assert isinstance(opening.effects()[-1], OpeningFailed)
+
+
 def test_a_stranger_cannot_answer_for_the_node_that_was_asked() -> None:
     node = seller(3)
     opening = opening_for(node)

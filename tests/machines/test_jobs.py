@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.client_job import ClientJobState
 from relaymesh.machines.job_events import CancelRequested, Received, RunnerStopped, SessionEnded, SessionLost
 from relaymesh.machines.node_job import NodeJobState
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import InvoiceResolved, LookUpPayment, Pay, PaymentResolved
 from relaymesh.market.pricing import cost
+from relaymesh.nostr.event import UnsignedEvent
 from relaymesh.nostr.keys import verify
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.payment import (
@@ -31,7 +33,7 @@ from relaymesh.protocol.session_messages import (
     ResumeMessage,
 )
 from relaymesh.units import AmountMsat, Timestamp
-from tests.machines.pair import BODY, LIGHTNING_NODE_ID, Pair, contract, order, preimage_of, price_row
+from tests.machines.pair import BODY, LIGHTNING_NODE_ID, NODE, Pair, contract, order, preimage_of, price_row
 
 
 def completed(**arguments: object) -> Pair:
@@ -235,6 +237,31 @@ def test_a_token_priced_job_without_output_is_paid_for_its_input() -> None:
     pair = completed(agreed=contract(row=row), wanted=order(output_units=0), input_tokens=100)
     assert pair.outcome is not None and pair.outcome.state is JobState.DONE
     assert sum(pair.wallets.paid.values()) == 50
+
+
+@pytest.mark.parametrize("unit", ["byte", "token"])
+def test_a_job_that_asks_for_no_output_of_a_row_that_sells_it_is_refused(unit: str) -> None:
+    pair = completed(agreed=contract(row=price_row(unit=unit)), wanted=order(output_units=0))
+    assert pair.outcome is not None and pair.outcome.refusal is not None
+    assert pair.outcome.refusal.code is RefusalCode.OVER_LIMIT
+    assert pair.wallets.invoices == {}
+
+
+def test_a_jobs_output_ends_where_a_session_can_no_longer_send_it_again() -> None:
+    free = price_row(output_msat=0, input_msat=AmountMsat(0), minimum_msat=AmountMsat(0))
+    pair = completed(agreed=contract(row=free), pieces=("x" * 1_000_000,) * 3)
+    assert len(pair.delivered) == 2
+    assert pair.outcome is not None and pair.outcome.metering is not None
+    assert pair.outcome.metering.record.error == "length"
+
+
+def test_a_record_padded_until_no_receipt_can_hold_it_is_no_evidence() -> None:
+    pair = completed()
+    honest = next(record.event for record in pair.node_ledger if isinstance(record, EvidenceRecord))
+    content = honest.content[:-1] + f',"padding":"{"x" * 10_000}"}}'
+    fat = NODE.sign(UnsignedEvent(honest.public_key, honest.created_at, honest.kind, honest.tags, content))
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        read_metering(fat)
 
 
 def test_a_job_that_cannot_be_begun_under_its_limit_is_refused_before_any_invoice() -> None:
