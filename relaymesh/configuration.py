@@ -109,5 +109,5 @@ def _read_value(text: str, hint: Any) -> Any:
 
 
 def _format_value(value: Any) -> str:
-    # JSON's strings, integers, booleans and arrays of them are TOML as well.
-    return orjson.dumps(value).decode()
+    # JSON's strings, integers, booleans and arrays of them are TOML as well, but for one character.
+    return orjson.dumps(value).decode().replace("\x7f", "\\u007f")

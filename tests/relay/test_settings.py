@@ -48,5 +48,5 @@ def test_a_wrong_setting_is_named_in_one_sentence(document: dict[str, object], w
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "relay.toml"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="TOML|UTF-8"):
+    with pytest.raises(UsageError, match=r"TOML|UTF-8"):
         read_settings(file)
