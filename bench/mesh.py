@@ -23,6 +23,7 @@ from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListene
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
+from relaymesh.market.explanation import explain
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.keys import KeyPair
@@ -139,7 +140,7 @@ class LoopbackMarket:
     async def choose(self, wanted: Wanted) -> Selection:
         """The node, chosen for this job."""
         selection = await self.client.wait_for_choice(replace(wanted, allow=frozenset({self.node})).to_request())
-        assert selection.chosen, "the node must be in view"
+        assert selection.chosen, f"the node must be in view: {explain(selection).sentence()}"
         return selection
 
     async def open_session(self, wanted: Wanted, selection: Selection | None = None) -> OpenSession:
@@ -190,7 +191,7 @@ async def open_market(
         directory: Where the ledgers keep their files.
         url: The relay on which they meet.
         scripts: What each model says, by its name; `FREE` is always there and echoes.
-        maximum_jobs: How many jobs the node runs at once.
+        maximum_jobs: How many jobs will run at once; the node takes one more, so that it never says it is busy.
     """
     scripts = {FREE: RunScript(), **(scripts or {})}
     runner = MemoryRunner(served=tuple(RunnerModel(name, ("chat",)) for name in scripts), scripts=scripts)
@@ -206,7 +207,7 @@ async def open_market(
             lightning_node_id=wallet.public_key,
             relay_urls=(url,),
         )
-        tools = NodeTools(KeyPair.generate(), wallet, runner, ledgers[0], system_clock, maximum_jobs)
+        tools = NodeTools(KeyPair.generate(), wallet, runner, ledgers[0], system_clock, maximum_jobs + 1)
         node = Node(settings, relays[0], WebSocketListener("127.0.0.1", 0), tools)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(node.run)

@@ -41,7 +41,7 @@ from relaymesh.protocol.session_messages import (
     SessionId,
     SessionMessage,
 )
-from relaymesh.units import Instant, Moment
+from relaymesh.units import MICROSECONDS_PER_MILLISECOND, Instant, Moment
 
 EITHER_WAY: Final = frozenset({PingMessage, PongMessage, ByeMessage, PartMessage})
 
@@ -109,6 +109,11 @@ class Session(ABC):
                 return
             _, act = min(due, key=lambda timer: timer[0])
             act(now)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether `effects` would have nothing to hand over; OUTPUT that waits for more of its kind is nothing yet."""
+        return not self._effects and not (self._outbox.is_due and self._link is not None)
 
     def effects(self) -> tuple[SessionEffect, ...]:
         """Hand over, once and in order, what the driver is to do; all that was to be sent shares a frame."""
@@ -231,4 +236,4 @@ class Session(ABC):
 
 def later(instant: Instant, milliseconds: int) -> Instant:
     """The instant that comes `milliseconds` after another."""
-    return Moment(instant, 0).after_ms(milliseconds)
+    return Instant(instant + milliseconds * MICROSECONDS_PER_MILLISECOND)

@@ -46,6 +46,7 @@ from relaymesh.protocol.session_messages import (
     ReceiptMessage,
     SessionMessage,
 )
+from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.driver import Clock, wait_until
 from relaymesh.units import Instant, Moment
 
@@ -56,6 +57,11 @@ SessionInput = (
 
 class SessionMachine(Protocol):
     """What `ClientSession` and `NodeSession` have in common, seen from here."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether `effects` would have nothing to hand over."""
+        ...
 
     def start(self, now: Moment) -> None:
         """Begin."""
@@ -128,6 +134,7 @@ class SessionDriver:
         self._sooner = anyio.Event()
         self._timed_for: Instant | None = None
         self._is_closed = False
+        self._broken: Exception | None = None
         self._last_failure = ""
 
     @property
@@ -148,7 +155,15 @@ class SessionDriver:
         self._tell(EndSession(reason))
 
     async def run(self) -> None:
-        """Run until the session is closed."""
+        """Run until the session is closed; a bug here closes it, and goes no further."""
+        with Contained("session") as session:
+            await self._run()
+        if session.error is not None and not self._is_closed:
+            self._is_closed = True
+            with Contained("end of session"):
+                self._events.session_closed(INTERNAL_ERROR)
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             self._machine.start(self._clock())
@@ -157,6 +172,8 @@ class SessionDriver:
             try:
                 while not self.is_closed:
                     await self._wake.wait()  # until something is to be sent or closed; time is kept beside it
+                    if self._broken is not None:
+                        raise self._broken
                     self._wake = anyio.Event()
                     self._apply_effects()
                     await self._write()
@@ -167,6 +184,8 @@ class SessionDriver:
 
     async def serve(self, connection: Connection, hello: Hello) -> None:
         """Node: carry a connection that began with this HELLO, until it is gone."""
+        if self._is_closed:
+            return  # nobody would tell this connection that the session is over
         number = self._next_connection
         self._next_connection += 1
         self._connections[number] = connection
@@ -178,7 +197,10 @@ class SessionDriver:
     def _tell(self, message: SessionInput) -> None:
         if not self._is_closed:
             self._receive(message, self._clock())
-            self._wake.set()
+            if self._machine.is_quiet:
+                self._look_at_time()
+            else:
+                self._wake.set()
 
     async def _keep_time(self) -> None:
         """Handle the machine's deadlines; most move later with every frame, and those are looked at when they come."""
@@ -215,8 +237,9 @@ class SessionDriver:
                 case Closed(_, reason):
                     self._is_closed = True
                     self._events.session_closed(f"{reason} ({self._last_failure})" if self._last_failure else reason)
-        if self._frames or self._closing or self._is_closed:
-            self._wake.set()
+        self._look_at_time()
+
+    def _look_at_time(self) -> None:
         deadline = self._machine.deadline()
         if deadline is not None and (self._timed_for is None or deadline < self._timed_for):
             self._sooner.set()
@@ -245,8 +268,13 @@ class SessionDriver:
                     return
                 self._receive(FrameReceived(number, frame), self._clock())
                 self._apply_effects()
+                if self._frames or self._closing or self._is_closed:
+                    self._wake.set()
         except SessionError:
             await self._lose(number)
+        except Exception as error:  # noqa: BLE001  # the session's own task raises it, and ends the session
+            self._broken = error
+            self._wake.set()
 
     async def _write(self) -> None:
         while self._frames:
