@@ -53,6 +53,7 @@ class Driver(Generic[InputT, EffectT]):
         self._is_waiting = False
         self._is_working = False
         self._is_stopped = False
+        self._failure: Exception | None = None
         self.tasks: TaskGroup | None = None
 
     def tell(self, message: InputT) -> None:
@@ -64,7 +65,10 @@ class Driver(Generic[InputT, EffectT]):
         self._inputs.append(message)
         if not self._is_waiting or self._is_working:
             return  # the loop comes to it, or whoever works at this moment
-        self._work()
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001  # whoever told us is not to blame: the loop raises it
+            self._failure, self._is_stopped = error, True
         if self._effects or self._is_stopped or self._is_due_sooner():
             self._is_waiting = False
             self._wake.set()
@@ -94,6 +98,8 @@ class Driver(Generic[InputT, EffectT]):
                     break
                 else:
                     await self._wait()
+                    if self._failure is not None:
+                        raise self._failure
                     if not self._is_stopped:
                         self._advance()
             tasks.cancel_scope.cancel()

@@ -7,6 +7,7 @@ ledger and clock.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from secrets import token_bytes
 from typing import Final
 
@@ -32,10 +33,12 @@ from relaymesh.ports.relays import Delivered, Published, Relays
 from relaymesh.ports.sessions import Connection, Listener
 from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, read_offer
 from relaymesh.protocol.frames import parse_hello
+from relaymesh.protocol.handshake import MAXIMUM_CONCURRENT_JOBS
 from relaymesh.protocol.key_schedule import derive_session_secrets
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import STATUS_LABEL, LabelLoad, Status
+from relaymesh.roles.containment import Contained
 from relaymesh.roles.node_jobs import NodeTools, ServedSession
 from relaymesh.roles.session_driver import SessionDriver
 from relaymesh.units import Timestamp
@@ -103,7 +106,10 @@ class Node:
         async with self._listener.listen(self._accept) as endpoints:
             self._reception = Reception(
                 ReceptionSettings(
-                    endpoints=endpoints, eta_ms=self._settings.eta_ms, idle_ms=self._settings.session.idle_in_ms
+                    endpoints=endpoints,
+                    eta_ms=self._settings.eta_ms,
+                    max_jobs=min(self._tools.maximum_jobs, MAXIMUM_CONCURRENT_JOBS),
+                    idle_ms=self._settings.session.idle_in_ms,
                 ),
                 signer=self._tools.key,
                 verify=verify,
@@ -191,7 +197,7 @@ class Node:
 
     async def _try(self, publish: Callable[[], Awaitable[object]]) -> None:
         # The next heartbeat tries again; until then the market sees the node expire, which is the truth.
-        with suppress(RelayError):
+        with Contained("publication"), suppress(RelayError):
             await publish()
 
     async def _say_goodbye(self) -> None:
@@ -199,8 +205,7 @@ class Node:
             for session in self._sessions.values():
                 if session.driver is not None:
                     session.driver.end("the node is shutting down")
-            with suppress(RelayError):
-                await self._publish_status(draining=True)
+            await self._try(partial(self._publish_status, draining=True))
 
     # ── conversation ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -211,7 +216,8 @@ class Node:
             task_status.started()
             async for delivery in deliveries:
                 if isinstance(delivery, Delivered):
-                    self._receive(delivery)
+                    with Contained("request"):
+                        self._receive(delivery)
 
     def _receive(self, delivery: Delivered) -> None:
         assert self._reception is not None and self._tasks is not None
@@ -227,7 +233,11 @@ class Node:
                     self._await_session(effect, ephemeral)
                 case PublishAnswer(answer, relay_urls):
                     known = tuple(url for url in relay_urls if url in self._relays.urls)
-                    self._tasks.start_soon(self._relays.publish, answer, known)
+                    self._tasks.start_soon(self._answer, answer, known)
+
+    async def _answer(self, answer: VerifiedEvent, relay_urls: tuple[str, ...]) -> None:
+        with Contained("answer"):
+            await self._relays.publish(answer, relay_urls)
 
     def _update_reception(self) -> None:
         load = self._tools.load()
@@ -255,7 +265,8 @@ class Node:
 
     async def _run_session(self, session: ServedSession) -> None:
         try:
-            await session.run()
+            with Contained("session"):
+                await session.run()
         finally:
             self._sessions.pop(session.contract.session_id, None)
             self._update_reception()
@@ -263,7 +274,8 @@ class Node:
     async def _accept(self, connection: Connection) -> None:
         """A connection says HELLO within five seconds, for a session that is expected, or is closed."""
         try:
-            with suppress(RemoteProtocolError, SessionError, TimeoutError):  # whoever it was gets no answer
+            # Whoever breaks the protocol here gets no answer.
+            with Contained("connection"), suppress(RemoteProtocolError, SessionError, TimeoutError):
                 with anyio.fail_after(HELLO_SECONDS):
                     hello = parse_hello(await connection.receive())
                 session = self._sessions.get(hello.session_id)

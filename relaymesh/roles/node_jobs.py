@@ -1,6 +1,7 @@
 """The node's sessions and their jobs, each a machine joined to session, wallet, runner and ledger."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -31,6 +32,7 @@ from relaymesh.ports.lightning import InvoiceIssuer, InvoiceRequest, InvoiceStat
 from relaymesh.ports.runners import RunFinished, RunItem, Runner, RunOutput, RunRequest
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import SessionContract
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.key_schedule import SessionSecrets
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
@@ -39,11 +41,20 @@ from relaymesh.protocol.session_messages import (
     JobId,
     JobMessage,
     MeteringMessage,
+    ResumeMessage,
     SessionMessage,
 )
+from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.driver import Clock, Driver
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import MILLISECONDS_PER_SECOND
+
+MAXIMUM_MESSAGES_PER_JOB: Final = 512
+"""What a client may say about one job, over all its connections; more ends the session."""
+MAXIMUM_STARTING_JOBS: Final = 4_096
+"""Jobs of one session that are looked up or counted at the same time; more are refused."""
+MAXIMUM_EARLY_MESSAGES: Final = 16
+"""What is kept of what a client says about a job that has not begun yet."""
 
 
 @dataclass(slots=True)
@@ -81,10 +92,19 @@ class NodeJobRun:
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
         self._is_paused = False
+        self._heard = 0
 
     def tell(self, message: NodeJobInput) -> None:
         """Hand the job something that happened."""
         self._driver.tell(message)
+
+    def hear(self, message: SessionMessage) -> bool:
+        """Hand the job what the client said about it; False if that is more than any client has to say."""
+        self._heard += 1
+        if self._heard > MAXIMUM_MESSAGES_PER_JOB:
+            return False
+        self._driver.tell(Received(message))
+        return True
 
     def pause(self, paused: bool) -> None:
         """The client's credit is used up, or there is some again."""
@@ -93,13 +113,7 @@ class NodeJobRun:
 
     async def run(self) -> None:
         """Drive the job to its end; a ledger that fails ends the job where it stands, unpaid for what follows."""
-        try:
-            await self._driver.run()
-        except* LedgerError:
-            refusal = refuse(RefusalCode.INTERNAL, "the node could not write its ledger")
-            self._session.send(ErrorMessage(self._machine.message.job_id, refusal, refusal.is_retryable))
-        finally:
-            self._session.finish_job(self._machine.message.job_id)
+        await self._driver.run()
 
     def _act(self, driver: Driver[NodeJobInput, NodeJobEffect], effect: NodeJobEffect) -> bool:
         self._may_produce.set()  # whatever happened may be what the runner waits for
@@ -220,11 +234,18 @@ class ServedSession:
             return
         job = self._jobs.get(job_id)
         if job is not None:
-            job.tell(Received(message))
+            if not job.hear(message):
+                self._end(f"more than {MAXIMUM_MESSAGES_PER_JOB} messages about one job")
         elif job_id in self._starting:
-            self._starting[job_id].append(message)
+            if len(self._starting[job_id]) < MAXIMUM_EARLY_MESSAGES:
+                self._starting[job_id].append(message)
+        elif len(self._starting) >= MAXIMUM_STARTING_JOBS:
+            self._refuse(job_id, refuse(RefusalCode.BUSY, "too many jobs begin at once; ask again in a second"))
         elif isinstance(message, JobMessage):
             self._begin(message)
+        elif isinstance(message, ResumeMessage):
+            self._starting[job_id] = []
+            self._tasks.start_soon(self._recall, job_id)
 
     def _begin(self, message: JobMessage) -> None:
         assert self._tasks is not None
@@ -237,30 +258,60 @@ class ServedSession:
         self._tasks.start_soon(self._run_job, message)
 
     async def _run_job(self, message: JobMessage) -> None:
+        """Run one job to its end; whatever goes wrong with it is the end of it alone."""
         try:
-            machine = await self._prepare(message)
-            if machine is None:
-                return
-            assert self.driver is not None
-            job = NodeJobRun(self._tools, machine, self.driver, self._model)
-            self._jobs[message.job_id] = job
-            for early in self._starting.pop(message.job_id):
-                job.tell(Received(early))
-            await job.run()
+            with Contained("job") as job:
+                await self._serve(message)
+            self._give_up(message.job_id, job)
         finally:
-            self._starting.pop(message.job_id, None)
             self._jobs.pop(message.job_id, None)
             self._tools.note_load(-1)
 
+    async def _serve(self, message: JobMessage) -> None:
+        machine = await self._prepare(message)
+        if machine is None:
+            return
+        assert self.driver is not None
+        job = NodeJobRun(self._tools, machine, self.driver, self._model)
+        self._jobs[message.job_id] = job
+        for early in self._starting.pop(message.job_id):
+            job.hear(early)
+        await job.run()
+
+    async def _recall(self, job_id: JobId) -> None:
+        """A client came back for a job that does not run here any more: its record is sent again."""
+        with Contained("job") as job:
+            if await self._is_known(job_id):
+                await self._resend_record(job_id)
+            else:
+                self._refuse(job_id, refuse(RefusalCode.INVALID_MESSAGE, "this node knows no such job of yours"))
+        self._give_up(job_id, job)
+
+    def _give_up(self, job_id: JobId, job: Contained) -> None:
+        """Forget a job that is over, and say so where it ended by an error of ours."""
+        assert self.driver is not None
+        self._starting.pop(job_id, None)
+        if job.error is not None:
+            reason = "the node could not use its ledger" if job.met(LedgerError) else INTERNAL_ERROR
+            self._refuse(job_id, refuse(RefusalCode.INTERNAL, reason))
+        self.driver.finish_job(job_id)
+
+    async def _is_known(self, job_id: JobId) -> bool:
+        """Whether this client's job is in the ledger; another client's job of the same id is none of its business."""
+        found = await self._tools.ledger.find_jobs(JobQuery(side="node", job_id=job_id))
+        return any(each.job.client == self.contract.client for each in found)
+
     async def _prepare(self, message: JobMessage) -> NodeJob | None:
         """A machine for this job; None when it is refused, or was done before and its record is sent again."""
-        if await self._tools.ledger.find_jobs(JobQuery(side="node", job_id=message.job_id, limit=1)):
+        if await self._is_known(message.job_id):
             await self._resend_record(message.job_id)
             return None
         tokens = await self._count_input(message)
         if isinstance(tokens, Refusal):
             self._refuse(message.job_id, tokens)
             return None
+        if self.driver is None or self.driver.is_closed:
+            return None  # the session ended meanwhile, and its keys are erased
         commitments = derive_job_commitments(self._secrets, message.job_id)
         return NodeJob(
             self.contract,
@@ -276,7 +327,8 @@ class ServedSession:
     async def _resend_record(self, job_id: JobId) -> None:
         assert self.driver is not None
         for evidence in await self._tools.ledger.find_evidence(job_id):
-            if evidence.event.kind == Kind.METERING and evidence.side == "node":
+            is_record = evidence.event.kind == Kind.METERING and evidence.side == "node"
+            if is_record and evidence.event.tag_value("p") == self.contract.client:
                 self.driver.send(EndMessage(job_id), MeteringMessage(evidence.event), job_id=job_id)
                 return
         self._refuse(job_id, refuse(RefusalCode.REPLAYED, "this job was begun before and cannot begin again"))
@@ -291,7 +343,13 @@ class ServedSession:
             return refuse(RefusalCode.RUNNER_UNAVAILABLE, str(error))
         if tokens is None and self.contract.quote.row.unit == "token":
             return refuse(RefusalCode.INTERNAL, "the node prices by the token but cannot count them")
+        if not 0 <= (tokens or 0) <= MAXIMUM_QUANTITY:
+            return refuse(RefusalCode.RUNNER_FAILED, "the runner counted a number of input tokens that cannot be")
         return tokens or 0
+
+    def _end(self, reason: str) -> None:
+        assert self.driver is not None
+        self.driver.end(reason)
 
     def _refuse(self, job_id: JobId, refusal: Refusal) -> None:
         assert self.driver is not None
