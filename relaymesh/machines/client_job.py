@@ -44,7 +44,7 @@ from relaymesh.machines.settlement import (
     agree_settlement,
 )
 from relaymesh.market.pricing import MAXIMUM_TRANCHES, TranchePlan
-from relaymesh.nostr.event import Event, Signer
+from relaymesh.nostr.event import Event, Signer, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, Verifier, read_metering
 from relaymesh.protocol.payment import DecodedInvoice
@@ -222,6 +222,12 @@ class ClientJob:
         effects, self._effects = tuple(self._effects), []
         return effects
 
+    def break_off(self, refusal: Refusal) -> JobEnded:
+        """How the job stands if it must end here, by an error of our own; the ledger's rows stay open for a restart."""
+        self._failure = self._failure or refusal
+        state = JobState.UNKNOWN if self._settlement.is_in_doubt else JobState.FAILED
+        return self._job_ended(state, None, ())
+
     # ── messages of the session ───────────────────────────────────────────────────────────────────────────────────
 
     def job_message(self) -> JobMessage:
@@ -352,19 +358,20 @@ class ClientJob:
         self._effects.append(Store((self._job_record(state), *evidence)))
         if receipt is not None:
             self._effects.append(Send(ReceiptMessage(receipt)))
-        self._effects.append(
-            JobEnded(
-                job_id=self.job_id,
-                state=state,
-                refusal=self._failure,
-                paid_msat=self._settlement.paid_msat,
-                committed_msat=self._settlement.committed_msat,
-                fees_msat=self._settlement.fees_msat,
-                observation=self._observation,
-                metering=self._metering,
-                receipt=receipt,
-                complaints=complaints,
-            )
+        self._effects.append(self._job_ended(state, receipt, complaints))
+
+    def _job_ended(self, state: JobState, receipt: VerifiedEvent | None, complaints: tuple[str, ...]) -> JobEnded:
+        return JobEnded(
+            job_id=self.job_id,
+            state=state,
+            refusal=self._failure,
+            paid_msat=self._settlement.paid_msat,
+            committed_msat=self._settlement.committed_msat,
+            fees_msat=self._settlement.fees_msat,
+            observation=self._observation,
+            metering=self._metering,
+            receipt=receipt,
+            complaints=complaints,
         )
 
     def _final_state(self) -> JobState:

@@ -191,6 +191,9 @@ async def _run(
         if isinstance(plan, Refusal):
             attempts.note(contract.node, plan.to_wire())
             return None
+        if session.is_closed:
+            attempts.note(contract.node, session.close_reason)
+            return None
         async with session.start_job(order, plan) as job:
             async for data in job.outputs():
                 await deliver(data)

@@ -11,7 +11,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from relaymesh.errors import RemoteProtocolError, SessionError
+from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.client_session import ClientSession
 from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, SessionAgreed
 from relaymesh.machines.session_interface import SessionSettings
@@ -22,7 +22,9 @@ from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.relays import Relays
 from relaymesh.ports.sessions import Connection, Dialer
 from relaymesh.protocol.key_schedule import derive_session_secrets
+from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.roles.client_jobs import ClientTools, OpenSession
+from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.negotiation import QuoteWatcher, negotiate
 from relaymesh.roles.session_driver import SessionDriver
@@ -93,26 +95,30 @@ class Client:
         """
         key = key or KeyPair.generate()
         ephemeral = KeyPair.generate()
-        result = await negotiate(
-            self._relays,
-            self.tools.clock,
-            selection,
-            key,
-            ephemeral.public_key,
-            settings=self._settings.opening,
-            on_quote=on_quote,
-        )
-        if isinstance(result, SessionAgreed):
-            return await self._connect(result, key, ephemeral)
-        assert isinstance(result, OpeningFailed)
-        return result
+        with Contained("negotiation"):
+            result = await negotiate(
+                self._relays,
+                self.tools.clock,
+                selection,
+                key,
+                ephemeral.public_key,
+                settings=self._settings.opening,
+                on_quote=on_quote,
+            )
+            if isinstance(result, SessionAgreed):
+                return await self._connect(result, key, ephemeral)
+            assert isinstance(result, OpeningFailed)
+            return result
+        broken = refuse(RefusalCode.INTERNAL, INTERNAL_ERROR)
+        return OpeningFailed(tuple((choice.candidate.offer.node, broken) for choice in selection.chosen))
 
-    async def _connect(self, agreed: SessionAgreed, key: KeyPair, ephemeral: KeyPair) -> OpenSession:
+    async def _connect(self, agreed: SessionAgreed, key: KeyPair, ephemeral: KeyPair) -> OpenSession | OpeningFailed:
         contract, accept = agreed.contract, agreed.accept
         try:
             ephemeral_secret = ephemeral.shared_secret(PublicKey(accept.ephemeral_key))
         except RemoteProtocolError as error:
-            raise SessionError(f"the node's session key is not usable: {error}") from error
+            refusal = refuse(RefusalCode.INVALID_MESSAGE, f"the node's session key is not usable: {error}")
+            return OpeningFailed(((contract.node, refusal),))
         secrets = derive_session_secrets(
             contract.request_id, contract.accept_id, ephemeral_secret, ephemeral.shared_secret(contract.node)
         )

@@ -1,7 +1,6 @@
 """The client's open session and its running jobs, each a machine joined to session, wallet and ledger."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -9,7 +8,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from relaymesh.errors import LedgerError, LocalProtocolError, RemoteProtocolError
+from relaymesh.errors import LedgerError, LocalProtocolError, RemoteProtocolError, SessionError
 from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput
 from relaymesh.machines.job_events import (
     CancelRequested,
@@ -29,18 +28,21 @@ from relaymesh.market.admission import admit_job
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.ports.ledger import Ledger
-from relaymesh.ports.lightning import DecodedInvoice, Payer, PaymentRequest
+from relaymesh.ports.lightning import DecodedInvoice, Payer, PaymentLookup, PaymentRequest, PaymentUnknown
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import JobOrder, SessionContract
 from relaymesh.protocol.key_schedule import SessionSecrets
-from relaymesh.protocol.refusal import Refusal
-from relaymesh.protocol.session_messages import JobId, SessionMessage
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
+from relaymesh.protocol.session_messages import JobId, OutputMessage, SessionMessage
+from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.driver import Clock, Driver
+from relaymesh.roles.output_queue import OutputQueue
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import AmountMsat
 
-OUTPUTS_BUFFERED: Final = 1_024
 FAREWELL_SECONDS: Final = 1
+MAXIMUM_MESSAGES_PER_JOB: Final = 512
+"""What a node may say about one job beside its output, over all connections; more ends the session."""
 InvoiceReader = Callable[[str], Awaitable[DecodedInvoice]]
 """Decodes a BOLT 11 invoice; raises RemoteProtocolError where it is not valid."""
 
@@ -87,10 +89,12 @@ class RunningJob:
         self.job_id = machine.job_id
         self._tools, self._session = tools, session
         self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
-        self._sender, self._receiver = anyio.create_memory_object_stream[str](OUTPUTS_BUFFERED)
+        self._outputs = OutputQueue()
         self._outcome: JobEnded | None = None
         self._ended = anyio.Event()
         self.failure: LedgerError | None = None
+        self._machine = machine
+        self._heard = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,11 +106,11 @@ class RunningJob:
             self.cancel()
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await self._ended.wait()
-        self._receiver.close()
+        self._outputs.abandon()
 
     def outputs(self) -> AsyncIterator[str]:
         """The output, piece by piece, as it arrives; ends when there is no more."""
-        return self._receiver
+        return self._outputs
 
     async def wait_outcome(self) -> JobEnded:
         """How the job ended; waits for the machine, which has a deadline for everything.
@@ -122,22 +126,33 @@ class RunningJob:
 
     def cancel(self) -> None:
         """Stop the job; what was delivered is still accounted for."""
-        self._receiver.close()
+        self._outputs.abandon()
         self._driver.tell(CancelRequested())
 
     def tell(self, message: ClientJobInput) -> None:
         """Hand the job something that happened in its session."""
         self._driver.tell(message)
 
+    def hear(self, message: SessionMessage) -> bool:
+        """Hand the job what the node said about it; False if that is more than any node has to say."""
+        if not isinstance(message, OutputMessage):  # of which a node sends no more than was granted
+            self._heard += 1
+            if self._heard > MAXIMUM_MESSAGES_PER_JOB:
+                return False
+        self._driver.tell(Received(message))
+        return True
+
     async def run(self) -> None:
-        """Drive the job to its end."""
+        """Drive the job to its end; what nobody foresaw ends it as failed, or as unknown if money is on its way."""
         try:
-            await self._driver.run()
-        except* LedgerError as failures:
-            error = failures.exceptions[0]
-            self.failure = error if isinstance(error, LedgerError) else LedgerError(str(error))
+            with Contained("job") as job:
+                await self._driver.run()
+            if job.met(LedgerError):
+                self.failure = LedgerError("the ledger could not be written, so the job was stopped where it stood")
+            elif job.error is not None:
+                self._outcome = self._machine.break_off(refuse(RefusalCode.INTERNAL, INTERNAL_ERROR))
         finally:
-            self._sender.close()
+            self._outputs.end()
             self._session.finish_job(self.job_id)
             self._ended.set()
 
@@ -146,7 +161,7 @@ class RunningJob:
             case Store():
                 return False
             case Deliver(data):
-                return self._deliver_now(data)
+                return self._outputs.put(data)
             case Send(message):
                 self._session.send(message, job_id=self.job_id)
             case ReadInvoice(tranche, bolt11):
@@ -166,20 +181,10 @@ class RunningJob:
             case Store(records):
                 await self._tools.ledger.write(records)
             case Deliver(data):
-                with suppress(anyio.BrokenResourceError):  # the buyer no longer listens: the job is being cancelled
-                    await self._sender.send(data)
+                await self._outputs.wait_room()
+                self._outputs.put(data)
             case _:
                 raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
-
-    def _deliver_now(self, data: str) -> bool:
-        """Hand a piece of output over; False if the buyer has to be waited for."""
-        try:
-            self._sender.send_nowait(data)
-        except anyio.WouldBlock:
-            return False
-        except anyio.BrokenResourceError:
-            pass  # as in `_carry_out`
-        return True
 
     async def _read_invoice(self, tranche: int, bolt11: str) -> None:
         try:
@@ -191,10 +196,17 @@ class RunningJob:
     async def _pay(self, pay: Pay) -> None:
         policy = self._tools.payment_policy
         request = PaymentRequest(pay.bolt11, pay.payment_hash, policy.maximum_fee(pay.amount_msat), policy.deadline_ms)
-        self._driver.tell(PaymentResolved(pay.tranche, await self._tools.wallet.pay(request)))
+        await self._ask_wallet(pay.tranche, self._tools.wallet.pay(request))
 
     async def _look_up(self, tranche: int, payment_hash: str) -> None:
-        self._driver.tell(PaymentResolved(tranche, await self._tools.wallet.lookup_payment(payment_hash)))
+        await self._ask_wallet(tranche, self._tools.wallet.lookup_payment(payment_hash))
+
+    async def _ask_wallet(self, tranche: int, answer: Awaitable[PaymentLookup]) -> None:
+        """Tell the job what the wallet says; a wallet that fails has said nothing, and money may have moved."""
+        lookup: PaymentLookup = PaymentUnknown("the wallet failed to answer")
+        with Contained("payment"):
+            lookup = await answer
+        self._driver.tell(PaymentResolved(tranche, lookup))
 
 
 class OpenSession:
@@ -210,7 +222,7 @@ class OpenSession:
         self._driver: SessionDriver | None = None
         self._tasks: TaskGroup | None = None
         self.is_closed = False
-        self._close_reason = ""
+        self.close_reason = ""
 
     async def run(self, driver: SessionDriver, *, task_status: TaskStatus[None]) -> None:
         """Drive the session and its jobs until it is closed."""
@@ -235,8 +247,14 @@ class OpenSession:
         return TranchePlan(row, input_units, granted, self.contract.term.tranche_units)
 
     def start_job(self, order: JobOrder, plan: TranchePlan) -> RunningJob:
-        """Begin a job; the JOB leaves with the next frame."""
+        """Begin a job; the JOB leaves with the next frame.
+
+        Raises:
+            SessionError: The session is over.
+        """
         assert self._driver is not None and self._tasks is not None
+        if self.is_closed:
+            raise SessionError(f"the session is over: {self.close_reason}", retryable=True)
         job_id = order.job_id(self.contract.session_id)
         commitments = derive_job_commitments(self._secrets, job_id)
         machine = ClientJob(
@@ -281,14 +299,14 @@ class OpenSession:
         """Hand a message to its job; what names no job of ours is dropped."""
         job_id = job_of(message)
         job = self._jobs.get(job_id) if job_id is not None else None
-        if job is not None:
-            job.tell(Received(message))
+        if job is not None and not job.hear(message) and self._driver is not None:
+            self._driver.end(f"more than {MAXIMUM_MESSAGES_PER_JOB} messages about one job")
 
     def output_paused(self, job_id: JobId, paused: bool) -> None:
         """Flow control is the node's affair."""
 
     def session_closed(self, reason: str) -> None:
         """The session is over: so are its jobs."""
-        self.is_closed, self._close_reason = True, reason
+        self.is_closed, self.close_reason = True, reason
         for job in self._jobs.values():
             job.tell(SessionEnded(reason))

@@ -12,8 +12,9 @@ from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.relays import Delivered, Relays
+from relaymesh.ports.relays import Delivered, Delivery, Relays
 from relaymesh.protocol.codec import TOPIC
+from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
 
 MARKET_FILTER: Final = Filter(kinds=(Kind.OFFER, Kind.STATUS), tags=(("t", (TOPIC,)),))
@@ -89,10 +90,14 @@ class MarketView:
     async def _follow(self) -> None:
         async with self._relays.subscribe((MARKET_FILTER,)) as deliveries:
             async for delivery in deliveries:
-                if isinstance(delivery, Delivered):
-                    if not self.directory.apply(delivery.event, delivery.relay_url, self.clock().timestamp):
-                        continue
-                else:
-                    self._complete.add(delivery.relay_url)
-                self._changed.set()
-                self._changed = anyio.Event()
+                with Contained("market"):
+                    self._take(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        if isinstance(delivery, Delivered):
+            if not self.directory.apply(delivery.event, delivery.relay_url, self.clock().timestamp):
+                return
+        else:
+            self._complete.add(delivery.relay_url)
+        self._changed.set()
+        self._changed = anyio.Event()
