@@ -1,18 +1,17 @@
-"""Settings into running roles: here adapters are chosen and joined, and only here."""
+"""Settings into running roles: here adapters are chosen and joined, and only here.
+
+Adapters that are slow to import (wallets, runners) are imported where they are chosen, so that looking at the market
+does not wait for them.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relaymesh.adapters.core_lightning import CoreLightningWallet
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
-from relaymesh.adapters.embedded_runner import EmbeddedRunner
-from relaymesh.adapters.invoices import decode_invoice_in_thread
 from relaymesh.adapters.key_files import load_or_create_key, load_or_create_ledger_key
-from relaymesh.adapters.openai_runner import OpenAiRunner
-from relaymesh.adapters.paced_runner import PacedRunner
-from relaymesh.adapters.runner_discovery import find_servers
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
@@ -31,6 +30,9 @@ from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.settings import Settings, Wallet
 from relaymesh.units import MILLISECONDS_PER_SECOND
+
+if TYPE_CHECKING:
+    from relaymesh.adapters.core_lightning import CoreLightningWallet
 
 SECONDS_PER_HOUR = 3_600
 
@@ -53,7 +55,7 @@ class ServingNode:
     runner: FoundRunner
 
 
-def open_wallet(wallet: Wallet) -> CoreLightningWallet:
+def open_wallet(wallet: Wallet) -> "CoreLightningWallet":
     """The wallet that the settings name.
 
     Raises:
@@ -64,6 +66,8 @@ def open_wallet(wallet: Wallet) -> CoreLightningWallet:
             "no wallet is connected: `relaymesh lightning serve` starts one to try things with, "
             "`relaymesh wallet connect PATH` connects Core Lightning by its lightning-rpc socket"
         )
+    from relaymesh.adapters.core_lightning import CoreLightningWallet
+
     return CoreLightningWallet(Path(wallet.lightning_rpc).expanduser())
 
 
@@ -86,6 +90,8 @@ def open_ledger(directory: Path, side: Side, *, read_only: bool = False) -> Abst
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """A client with its relays, wallet and ledger, while the block lasts."""
+    from relaymesh.adapters.invoices import decode_invoice_in_thread
+
     directory = data_directory(settings)
     wallet = settings.wallet
     payer = open_wallet(wallet)
@@ -151,6 +157,10 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
 @asynccontextmanager
 async def open_runner(settings: Settings) -> AsyncIterator[FoundRunner]:
     """The model server that the settings name, or the first one found on this machine."""
+    from relaymesh.adapters.embedded_runner import EmbeddedRunner
+    from relaymesh.adapters.openai_runner import OpenAiRunner
+    from relaymesh.adapters.paced_runner import PacedRunner
+
     node = settings.node
     async with AsyncExitStack() as stack:
         runner: Runner
@@ -170,6 +180,8 @@ async def open_runner(settings: Settings) -> AsyncIterator[FoundRunner]:
 
 
 async def _find_server_url() -> str:
+    from relaymesh.adapters.runner_discovery import find_servers
+
     found = await find_servers()
     if not found:
         raise UsageError(
