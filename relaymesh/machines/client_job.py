@@ -21,6 +21,7 @@ from relaymesh.machines.job_events import (
     SessionEnded,
     SessionRestored,
 )
+from relaymesh.machines.job_metering import MAXIMUM_JOB_OUTPUT_BYTES
 from relaymesh.machines.job_outcome import (
     JobEnded,
     JobObservation,
@@ -28,6 +29,7 @@ from relaymesh.machines.job_outcome import (
     keep_quote,
     make_job_record,
     make_receipt,
+    read_record,
 )
 from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import TransitionTable
@@ -46,7 +48,7 @@ from relaymesh.machines.settlement import (
 from relaymesh.market.pricing import MAXIMUM_TRANCHES, TranchePlan
 from relaymesh.nostr.event import Event, Signer, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
-from relaymesh.protocol.evidence import SignedMetering, Verifier, read_metering
+from relaymesh.protocol.evidence import SignedMetering, Verifier
 from relaymesh.protocol.payment import DecodedInvoice
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
@@ -144,8 +146,7 @@ class ClientJob:
         self._is_cancelled = False
         self._timer: Instant | None = None
         self._doubt_until: Instant | None = None
-        self._created_at_ms = 0
-        self._uncredited_bytes = 0
+        self._created_at_ms = self._uncredited_bytes = 0
         self._effects: list[ClientJobEffect] = []
 
     # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,14 +154,13 @@ class ClientJob:
     def start(self, now: Moment) -> None:
         """Store the job, then send it."""
         self._move("start", _S.WAITING)
-        self._created_at_ms = now.unix_ms
-        self._observation.started = now.instant
+        self._created_at_ms, self._observation.started = now.unix_ms, now.instant
         self._effects += [
             Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id, self._signer))),
             Send(self.job_message()),
             Send(CreditMessage(self.job_id, CREDIT_BYTES)),
         ]
-        self._timer = now.after_ms(self._first_output_ms())
+        self._timer = now.after_ms(self._settings.patience_ms(self.contract.quote.eta_in_ms))
 
     def receive(self, message: ClientJobInput, now: Moment) -> None:
         """Take in what came over the session, what the wallet said, or what the buyer wants."""
@@ -176,12 +176,13 @@ class ClientJob:
                 self._settle(now)
             case CancelRequested():
                 self._is_cancelled = True
-                self._stop(
-                    refuse(RefusalCode.CANCELLED, "the buyer cancelled the job"), now, CancelMessage(self.job_id)
-                )
+                cancelled = refuse(RefusalCode.CANCELLED, "the buyer cancelled the job")
+                self._stop(cancelled, now, CancelMessage(self.job_id))
             case SessionRestored():
-                self._effects.append(Send(ResumeMessage(self.job_id, len(self._observation.outputs))))
-                self._effects.append(Send(CreditMessage(self.job_id, CREDIT_BYTES)))
+                if not self._invoices and not self._observation.outputs:
+                    self._effects.append(Send(self.job_message()))  # it may have been lost with the connection
+                resume = ResumeMessage(self.job_id, len(self._observation.outputs))
+                self._effects += [Send(resume), Send(CreditMessage(self.job_id, CREDIT_BYTES))]
             case SessionEnded(reason):
                 self._failure = self._failure or refuse(RefusalCode.RUNNER_UNAVAILABLE, reason)
                 self._leave_streaming("stop", now)
@@ -239,8 +240,7 @@ class ClientJob:
             case OutputMessage(number=number, data=data):
                 self._take_output(number, data, now)
             case InvoiceMessage() if message.tranche < MAXIMUM_TRANCHES:
-                self._invoices[message.tranche] = message
-                self._effects.append(ReadInvoice(message.tranche, message.bolt11))
+                self._take_invoice(message, now)
             case EndMessage():
                 self._leave_streaming("end of output", now)
             case MeteringMessage(event):
@@ -259,6 +259,9 @@ class ClientJob:
         size = self._observation.add_output(data, now)
         if self.state not in (_S.WAITING, _S.STREAMING):
             return  # on its way when the job was given up: counted, since the node counts it too, but not wanted
+        if self._observation.output_bytes > MAXIMUM_JOB_OUTPUT_BYTES:
+            self._stop(refuse(RefusalCode.OVER_LIMIT, "the output does not end"), now, CancelMessage(self.job_id))
+            return
         if self.state is _S.WAITING:
             self._move("output", _S.STREAMING)
         self._uncredited_bytes += size
@@ -272,18 +275,21 @@ class ClientJob:
         if self._metering is not None:
             return
         try:
-            metering = read_metering(self._verify(event))
+            self._metering = read_record(event, self._verify, self.contract, self.job_id, now)
         except RemoteProtocolError as error:
-            self._observation.note(f"the metering record is invalid: {error}")
+            self._observation.note(f"a metering record that is no evidence came: {error}")
             return
-        if metering.event.public_key != self.contract.node or metering.record.job != self.job_id:
-            self._observation.note("the metering record is of another node or job")
-            return
-        self._metering = metering
         self._leave_streaming("end of output", now)
         self._account(now)
 
     # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take_invoice(self, message: InvoiceMessage, now: Moment) -> None:
+        known = self._invoices.setdefault(message.tranche, message)
+        if known is message:
+            self._effects.append(ReadInvoice(message.tranche, message.bolt11))
+        elif known != message:  # an equal one was sent again after a reconnect
+            self._stop_for(refuse(RefusalCode.PAYMENT_MISMATCH, "a tranche is invoiced once"), now)
 
     def _offer_to_settlement(self, tranche: int, decoded: DecodedInvoice | None, now: Moment) -> None:
         message = self._invoices.get(tranche)
@@ -302,9 +308,9 @@ class ClientJob:
                 case TrancheFunded(tranche):
                     self._effects.append(Send(PaidMessage(self.job_id, tranche)))
                     if self.state in (_S.WAITING, _S.STREAMING):
-                        self._timer = now.after_ms(self._first_output_ms())
+                        self._timer = now.after_ms(self._settings.patience_ms(self.contract.quote.eta_in_ms))
                 case SettlementStopped(_, refusal):
-                    self._stop(refusal, now, ErrorMessage(self.job_id, refusal, refusal.is_retryable))
+                    self._stop_for(refusal, now)
                 case PaymentInDoubt():
                     self._doubt_until = now.after_ms(self._settings.doubt_ms)
                     if self.state in (_S.WAITING, _S.STREAMING):
@@ -323,6 +329,9 @@ class ClientJob:
         self._failure = self._failure or refusal
         self._effects.append(Send(farewell))
         self._leave_streaming("stop", now)
+
+    def _stop_for(self, refusal: Refusal, now: Moment) -> None:
+        self._stop(refusal, now, ErrorMessage(self.job_id, refusal, refusal.is_retryable))
 
     def _leave_streaming(self, trigger: str, now: Moment) -> None:
         if self.state in (_S.WAITING, _S.STREAMING):
@@ -386,9 +395,6 @@ class ClientJob:
         paid = self._settlement.paid_msat
         keys = self._recovery_keys
         return make_job_record(self.contract, self.order, state, self._created_at_ms, paid, self._failure, keys)
-
-    def _first_output_ms(self) -> int:
-        return max(self._settings.first_output_ms, self._settings.first_output_etas * self.contract.quote.eta_in_ms)
 
     def _move(self, trigger: str, target: ClientJobState) -> None:
         self.state = CLIENT_JOB_TRANSITIONS.move(self.state, trigger, target)

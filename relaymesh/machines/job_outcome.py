@@ -1,19 +1,25 @@
 """What a job came to, as the client saw it: its own measurements, held against the node's record (RM-03)."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.buyer_settlement import BuyerSettlement
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.market.pricing import cost_within
-from relaymesh.nostr.event import Signer, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import Event, Signer, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
-from relaymesh.protocol.evidence import SignedMetering, build_receipt
+from relaymesh.protocol.evidence import SignedMetering, Verifier, build_receipt, read_metering
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.metering import JobStatus, MeteredUnits, MeteringRecord, commit_to_payment
 from relaymesh.protocol.receipt import Receipt
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import JobId
-from relaymesh.units import AmountMsat, Instant, Moment, elapsed_ms
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Instant, Moment, elapsed_ms
+
+MAXIMUM_NOTES: Final = 8
+FUTURE_MS: Final = 60_000
+"""How far ahead of our own a node's clock may be when it dates its record."""
 
 
 @dataclass(slots=True)
@@ -38,8 +44,9 @@ class JobObservation:
         return size
 
     def note(self, complaint: str) -> None:
-        """Remember something that was not as it should be."""
-        self.notes.append(complaint)
+        """Remember something that was not as it should be; the first few tell enough."""
+        if len(self.notes) < MAXIMUM_NOTES:
+            self.notes.append(complaint)
 
     @property
     def first_output_in_ms(self) -> int | None:
@@ -79,6 +86,24 @@ class JobEnded:
     def is_verified(self) -> bool:
         """Whether both sides signed and nothing disagrees."""
         return self.receipt is not None and not self.complaints
+
+
+def read_record(
+    event: Event, verify: Verifier, contract: SessionContract, job_id: JobId, now: Moment
+) -> SignedMetering:
+    """The node's record of this job, as it came over the session (RM-03, "Metering record").
+
+    Raises:
+        RemoteProtocolError: It is invalid, or not what this node owes for this job.
+    """
+    metering = read_metering(verify(event))
+    if metering.event.public_key != contract.node or metering.record.job != job_id:
+        raise RemoteProtocolError("the metering record is of another node or job")
+    if metering.client != contract.client:
+        raise RemoteProtocolError("the metering record is made out to another client")
+    if metering.event.created_at * MILLISECONDS_PER_SECOND > now.unix_ms + FUTURE_MS:
+        raise RemoteProtocolError("the metering record is dated in the future")
+    return metering
 
 
 def find_complaints(

@@ -5,13 +5,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ClientJobSettings:
-    """How long a client waits, in milliseconds (RM-02, "Timeouts"); defaults are the protocol's."""
+    """How long a client waits, in milliseconds (RM-02, "Timeouts"); defaults are the protocol's.
+
+    Args:
+        first_output_ms: For the first output at least.
+        first_output_etas: For the first output where that is longer: so many times what the quote says.
+        longest_first_output_ms: Whatever a quote says.
+    """
 
     first_output_ms: int = 10_000
     first_output_etas: int = 3
+    longest_first_output_ms: int = 600_000
     idle_ms: int = 30_000
     metering_ms: int = 5_000
     doubt_ms: int = 60_000
+
+    def patience_ms(self, eta_ms: int) -> int:
+        """How long to wait for the first output of a node that expects it in `eta_ms`."""
+        return max(self.first_output_ms, min(self.first_output_etas * eta_ms, self.longest_first_output_ms))
 
 
 @dataclass(frozen=True, slots=True)
