@@ -25,13 +25,13 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.machine import TransitionTable
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheState
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.settlement import (
     CreateInvoice,
+    InvoiceFailed,
     InvoiceIssued,
     InvoiceResolved,
-    JobAccounted,
     OfferInvoice,
     SettlementStopped,
     TrancheFunded,
@@ -87,6 +87,7 @@ NODE_JOB_TRANSITIONS: Final = TransitionTable(
 NodeJobInput = (
     Received
     | InvoiceIssued
+    | InvoiceFailed
     | InvoiceResolved
     | RunnerProduced
     | RunnerFinished
@@ -137,6 +138,7 @@ class NodeJob:
         self._metering: VerifiedEvent | None = None
         self._timer: Instant | None = None
         self._disconnected_until: Instant | None = None
+        self._may_resend = self._is_session_over = False
         self._effects: list[NodeJobEffect] = []
 
     @property
@@ -170,7 +172,7 @@ class NodeJob:
         match message:
             case Received(session_message):
                 self._receive_message(session_message, now)
-            case InvoiceIssued() | InvoiceResolved():
+            case InvoiceIssued() | InvoiceFailed() | InvoiceResolved():
                 assert self._settlement is not None
                 self._settlement.receive(message, now)
                 self._settle(now)
@@ -187,9 +189,9 @@ class NodeJob:
             case SessionLost():
                 self._disconnected_until = now.after_ms(self._settings.disconnect_ms)
             case SessionRestored():
-                self._disconnected_until = None
+                self._disconnected_until, self._may_resend = None, True
             case SessionEnded(reason):
-                self._disconnected_until = None
+                self._disconnected_until, self._is_session_over = None, True
                 self._stop(refuse(RefusalCode.CANCELLED, reason), now)
                 self._close()
             case _:
@@ -221,10 +223,11 @@ class NodeJob:
             case CancelMessage():
                 self._stop(refuse(RefusalCode.CANCELLED, "the client cancelled the job"), now)
             case ErrorMessage(refusal=refusal):
-                self._stop(refusal, now)
+                self._stop(refuse(refusal.code, "the client ended the job"), now, is_paid_no_more=True)
             case ReceiptMessage(event):
                 self._take_receipt(event)
-            case ResumeMessage(next_output=next_output):
+            case ResumeMessage(next_output=next_output) if self._may_resend:
+                self._may_resend = False  # on one connection nothing is lost: each new one is worth one resending
                 self._resend(next_output)
             case _:
                 pass  # PAID is a hint, and the same JOB again is never begun twice
@@ -233,7 +236,7 @@ class NodeJob:
         for number, data in enumerate(self._meter.outputs[next_output:], next_output):
             self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
         if self._settlement is not None and self.state in (_S.FUNDING, _S.RUNNING):
-            self._effects += [Send(offer.message) for offer in self._offers if self._is_open(offer.tranche)]
+            self._effects += [Send(offer.message) for offer in self._offers if self._settlement.is_open(offer.tranche)]
         if self._metering is not None:
             self._effects += [Send(EndMessage(self.message.job_id)), Send(MeteringMessage(self._metering))]
 
@@ -262,18 +265,26 @@ class NodeJob:
             match effect:
                 case Store() | CreateInvoice() | WatchInvoice():
                     self._effects.append(effect)
-                case OfferInvoice():
+                case OfferInvoice() if self.state in (_S.FUNDING, _S.RUNNING):
                     self._offers.append(effect)
-                    if self.state in (_S.FUNDING, _S.RUNNING):
-                        self._effects.append(Send(effect.message))
+                    self._effects.append(Send(effect.message))
+                case OfferInvoice():
+                    pass  # the job was stopped meanwhile: nobody hears of this invoice
                 case TrancheFunded():
                     self._funded(now)
                 case SettlementStopped(_, refusal):
                     self._stop(refusal, now)
                 case _:
                     assert_never(effect)
+        if self.state is _S.CLOSING and self._metering is None and not self._is_payable:
+            self._account(now)
         if self.state is _S.CLOSING and self._timer is None:
             self._close()
+
+    @property
+    def _is_payable(self) -> bool:
+        """Whether the client has an invoice that may still be paid, or is on its way to be."""
+        return self._settlement is not None and any(self._settlement.is_open(offer.tranche) for offer in self._offers)
 
     def _funded(self, now: Moment) -> None:
         if self.state is _S.FUNDING:
@@ -281,6 +292,10 @@ class NodeJob:
             self._effects.append(StartRunner(self._output_tokens()))
         elif self.state is _S.RUNNING:
             self._deliver(now)
+        elif self._metering is not None and self._settlement is not None:
+            # Paid after the client had said that it would not: no record tells of it, the ledger does.
+            job = self._job_record(self._final_state(), self._settlement.paid_msat)
+            self._effects.append(Store((job, *self._settlement.account())))
 
     def _deliver(self, now: Moment) -> None:
         """Send what is paid for, ask for the next tranche where it ends, and finish when all is out."""
@@ -292,7 +307,7 @@ class NodeJob:
                 self._finish("length", now)
                 return
             if self._meter.output_units_with(piece.data, piece.tokens) > self._paid_units():
-                if any(self._is_open(record.tranche) for record in self._settlement.records):
+                if self._settlement.has_open:
                     return
                 if len(self._settlement.records) >= self._plan.count:
                     self._held.clear()
@@ -312,16 +327,12 @@ class NodeJob:
         assert self._settlement is not None
         if self.contract.quote.row.output_msat == 0:
             return MAXIMUM_QUANTITY  # output is free under this row: no tranche limits it
-        return sum(record.units for record in self._settlement.records if record.state is TrancheState.PAID)
+        return self._settlement.paid_units
 
     def _output_tokens(self) -> int:
         row = self.contract.quote.row
         is_bounded = row.unit == "token" and row.output_msat > 0
         return min(self._plan.output_units, row.output_limit) if is_bounded else row.output_limit
-
-    def _is_open(self, tranche: int) -> bool:
-        assert self._settlement is not None
-        return self._settlement.records[tranche].state in (TrancheState.OFFERED, TrancheState.INVOICED)
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -331,32 +342,33 @@ class NodeJob:
         self._effects += [StopRunner(), Send(EndMessage(self.message.job_id))]
         self._account(now)
 
-    def _stop(self, refusal: Refusal, now: Moment) -> None:
-        """End a job that will not be finished; what was delivered and paid is still put on record."""
+    def _stop(self, refusal: Refusal, now: Moment, *, is_paid_no_more: bool = False) -> None:
+        """End a job that will not be finished; what was delivered and paid is still put on record.
+
+        The one record there is waits for a payment that may be on its way, unless the client says that none is.
+        """
         if self.state not in (_S.FUNDING, _S.RUNNING):
             return
         self._failure = refusal
         self._held.clear()
         self._move("stop", _S.CLOSING)
         self._effects += [StopRunner(), self._error(refusal)]
-        self._account(now)
+        if is_paid_no_more or not self._is_payable:
+            self._account(now)
 
     def _account(self, now: Moment) -> None:
         assert self._settlement is not None
-        self._timer = now.after_ms(self._settings.receipt_ms)
+        self._timer = None if self._is_session_over else now.after_ms(self._settings.receipt_ms)
         self._meter.finished_at_ms = now.unix_ms
         record = self._meter.record(self._settlement, self._commitments, self._failure, self._finish_reason)
-        self._settlement.receive(JobAccounted(), now)
         unsigned = build_metering(
             record, author=self.contract.node, client=self.contract.client, created_at=now.timestamp
         )
         self._metering = self._signer.sign(unsigned)
-        stores = [effect for effect in self._settlement.effects() if isinstance(effect, Store)]
-        released = tuple(record for effect in stores for record in effect.records)
         state = self._final_state()
         evidence = EvidenceRecord("node", self.message.job_id, self._metering)
         self._effects += [
-            Store((self._job_record(state, record.charged_msat), evidence, *released)),
+            Store((self._job_record(state, record.charged_msat), evidence, *self._settlement.account())),
             Send(MeteringMessage(self._metering)),
         ]
 
@@ -364,7 +376,7 @@ class NodeJob:
         """Let go of the job, unless an invoice could still be paid: that must be seen."""
         if self.state is not _S.CLOSING or self._settlement is None:
             return
-        if any(self._is_open(record.tranche) for record in self._settlement.records):
+        if self._settlement.has_open:
             return
         self._move("close", _S.ENDED)
         self._effects.append(JobClosed(self._final_state()))

@@ -6,9 +6,9 @@ from relaymesh.errors import LocalProtocolError
 from relaymesh.machines.records import Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import (
     CreateInvoice,
+    InvoiceFailed,
     InvoiceIssued,
     InvoiceResolved,
-    JobAccounted,
     OfferInvoice,
     SellerEffect,
     SellerInput,
@@ -60,6 +60,20 @@ class SellerSettlement:
         """What has been paid under this job."""
         return self._tranches.sum_of(_State.PAID, _State.RELEASED)
 
+    @property
+    def paid_units(self) -> int:
+        """Output units of all tranches that were paid and not accounted for yet."""
+        return sum(record.units for record in self._tranches.records if record.state is _State.PAID)
+
+    def is_open(self, tranche: int) -> bool:
+        """Whether this tranche may still be paid."""
+        return self._tranches.records[tranche].state in (_State.OFFERED, _State.INVOICED)
+
+    @property
+    def has_open(self) -> bool:
+        """Whether some tranche may still be paid."""
+        return any(self.is_open(record.tranche) for record in self._tranches.records)
+
     def receive(self, message: SellerInput, now: Moment) -> None:
         """Take in what the job needs or what the wallet said."""
         match message:
@@ -67,10 +81,14 @@ class SellerSettlement:
                 self._want(tranche)
             case InvoiceIssued():
                 self._issued(message)
+            case InvoiceFailed(tranche, reason):
+                self._failed(tranche, reason)
             case InvoiceResolved(tranche, is_paid):
                 self._resolved(tranche, is_paid)
-            case JobAccounted():
-                self._effects.append(Store(self._tranches.account()))
+
+    def account(self) -> tuple[TrancheRecord, ...]:
+        """Release what was paid: whatever the job came to, this is in it. Stored together with the job."""
+        return self._tranches.account()
 
     def effects(self) -> tuple[SellerEffect, ...]:
         """What is to be done, once, in order."""
@@ -122,6 +140,13 @@ class SellerSettlement:
             OfferInvoice(record.tranche, message),
             WatchInvoice(record.tranche, record.invoice_label),
         ]
+
+    def _failed(self, tranche: int, reason: str) -> None:
+        if self._tranches.records[tranche].state is not _State.OFFERED:
+            return
+        record = self._tranches.change(tranche, "refuse", _State.FAILED, reason=reason)
+        refusal = refuse(RefusalCode.INTERNAL, "the node's wallet issues no invoice; try another node")
+        self._effects += [Store((record,)), SettlementStopped(tranche, refusal)]
 
     def _resolved(self, tranche: int, is_paid: bool) -> None:
         if self._tranches.records[tranche].state is not _State.INVOICED:

@@ -109,6 +109,14 @@ class InvoiceIssued:
 
 
 @dataclass(frozen=True, slots=True)
+class InvoiceFailed:
+    """Seller: the wallet would not issue the tranche's invoice; nobody can pay it."""
+
+    tranche: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class InvoiceResolved:
     """Seller: the wallet says the invoice was paid, or that it can no longer be."""
 
@@ -138,10 +146,10 @@ class PaymentResolved:
 
 @dataclass(frozen=True, slots=True)
 class JobAccounted:
-    """Both: the metering record is stored; what was paid is now spent."""
+    """Buyer: the job is over; what was paid is now spent."""
 
 
-SellerInput = TrancheWanted | InvoiceIssued | InvoiceResolved | JobAccounted
+SellerInput = TrancheWanted | InvoiceIssued | InvoiceFailed | InvoiceResolved
 BuyerInput = InvoiceOffered | PaymentResolved | JobAccounted
 
 # ── what a settlement wants done ──────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
-from relaymesh.machines.settlement import CreateInvoice, InvoiceIssued, InvoiceResolved, WatchInvoice
+from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
 from relaymesh.market.admission import NodeLoad, refuse_for_load
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
@@ -143,9 +143,8 @@ class NodeJobRun:
         request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds)
         try:
             invoice = await self._tools.wallet.create_invoice(request)
-        except LightningError:
-            refusal = refuse(RefusalCode.INTERNAL, "the node's wallet does not answer; try another node")
-            self._driver.tell(RunnerStopped(refusal))
+        except LightningError as error:
+            self._driver.tell(InvoiceFailed(wanted.tranche, str(error)))
             return
         expires_at_ms = invoice.expires_at * MILLISECONDS_PER_SECOND
         self._driver.tell(InvoiceIssued(wanted.tranche, invoice.bolt11, invoice.payment_hash, expires_at_ms))

@@ -4,7 +4,7 @@ The wallet is asked what became of each payment or invoice; nothing is paid or i
 cannot judge stays unknown, and is asked about again at the next start.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord
@@ -15,6 +15,7 @@ from relaymesh.machines.recovery import (
     account,
     end_job,
     interrupted_record,
+    paid_msat,
     resolve_invoice,
     resolve_payment,
 )
@@ -71,8 +72,9 @@ async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, cloc
         if found.job.state is JobState.OPEN:
             outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))
         else:
-            await ledger.write((found.job, *account(tranches)))
-            outcomes.append(found.job)
+            job = replace(found.job, charged_msat=paid_msat(tranches))  # paid after the job had its record
+            await ledger.write((job, *account(tranches)))
+            outcomes.append(job)
     return _sort(outcomes)
 
 

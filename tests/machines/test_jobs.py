@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.client_job import ClientJobState
-from relaymesh.machines.job_events import CancelRequested, Received, RunnerStopped, SessionEnded, SessionLost
+from relaymesh.machines.job_events import (
+    CancelRequested,
+    Received,
+    RunnerStopped,
+    SessionEnded,
+    SessionLost,
+    SessionRestored,
+)
 from relaymesh.machines.node_job import NodeJobState
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import InvoiceResolved, LookUpPayment, Pay, PaymentResolved
@@ -432,6 +439,7 @@ def test_resuming_sends_again_only_what_is_missing() -> None:
     run_until_delivered(pair, 3)
     pair.to_client.clear()
     assert pair.node is not None
+    pair.node.receive(SessionRestored(), pair.now)
     pair.node.receive(Received(ResumeMessage(pair.client.job_id, 1)), pair.now)
     pair.do_node_effects()
     numbers = [message.number for message in pair.to_client if isinstance(message, OutputMessage)]
