@@ -5,6 +5,7 @@ plain integers within ±(2^53 − 1). Whatever breaks a rule is invalid everywhe
 """
 
 import json
+import re
 from typing import Any, Final, Self
 
 import orjson
@@ -17,6 +18,9 @@ MAXIMUM_DEPTH: Final = 8
 MAXIMUM_PLAINTEXT_BYTES: Final = 6 * 1024
 MAXIMUM_EVENT_BYTES: Final = 16_384
 PROTOCOL_VERSION: Final = 1
+
+_UNUSUAL_NUMBER: Final = re.compile(rb"[\[:,]-?[0-9]+(?:[.eE]|(?<=[0-9]{16}))")
+"""A fraction, an exponent, or so many digits that the bound must be checked; inside a string it does no harm."""
 
 
 class WireValue(BaseModel):
@@ -75,8 +79,12 @@ def check_content(text: str, *, maximum_bytes: int = MAXIMUM_EVENT_BYTES) -> dic
     if len(text) > maximum_bytes:
         raise RemoteProtocolError(f"content must be at most {maximum_bytes} bytes")
     try:
-        if len(text.encode()) > maximum_bytes:
+        data = text.encode()
+        if len(data) > maximum_bytes:
             raise RemoteProtocolError(f"content must be at most {maximum_bytes} bytes")
+        compact = _read_compact(data)
+        if compact is not None:
+            return compact
         _check_depth(text)
         value = _DECODER.decode(text)
     except UnicodeEncodeError:
@@ -88,6 +96,27 @@ def check_content(text: str, *, maximum_bytes: int = MAXIMUM_EVENT_BYTES) -> dic
     if "\\ud" in text or "\\uD" in text:
         _check_surrogates(value)
     return value
+
+
+def _read_compact(data: bytes) -> dict[str, Any] | None:
+    """The object, if the text is laid out as `encode_content` lays it out and breaks no rule; None: look closer.
+
+    A text that comes out again byte for byte repeats no key, since a repeated one would be gone. This takes a fifth of
+    the time, and whatever it does not recognise is read, or refused, the long way.
+    """
+    if _UNUSUAL_NUMBER.search(data) is not None:
+        return None
+    try:
+        value = orjson.loads(data)
+        is_compact = orjson.dumps(value) == data
+    except (ValueError, TypeError):
+        return None
+    return value if is_compact and isinstance(value, dict) and _is_shallow(value, MAXIMUM_DEPTH) else None
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(item, depth - 1) for item in items if isinstance(item, dict | list))
 
 
 def _check_depth(text: str) -> None:
