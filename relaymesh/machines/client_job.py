@@ -285,8 +285,9 @@ class ClientJob:
     # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_invoice(self, message: InvoiceMessage, now: Moment) -> None:
-        known = self._invoices.setdefault(message.tranche, message)
-        if known is message:
+        known = self._invoices.get(message.tranche)
+        if known is None:
+            self._invoices[message.tranche] = message
             self._effects.append(ReadInvoice(message.tranche, message.bolt11))
         elif known != message:  # an equal one was sent again after a reconnect
             self._stop_for(refuse(RefusalCode.PAYMENT_MISMATCH, "a tranche is invoiced once"), now)
@@ -392,8 +393,7 @@ class ClientJob:
         return JobState.FAILED if self._failure is not None or recorded_failure else JobState.DONE
 
     def _job_record(self, state: JobState) -> JobRecord:
-        paid = self._settlement.paid_msat
-        keys = self._recovery_keys
+        paid, keys = self._settlement.paid_msat, self._recovery_keys
         return make_job_record(self.contract, self.order, state, self._created_at_ms, paid, self._failure, keys)
 
     def _move(self, trigger: str, target: ClientJobState) -> None:
