@@ -97,20 +97,24 @@ class WebSocketRelays:
     async def publish(self, event: Event, relay_urls: tuple[str, ...] = ()) -> tuple[Published, ...]:
         """Send `event` to the given relays (none given: to all); one answer each, within seconds."""
         urls = relay_urls or self._urls
+        if len(urls) == 1:  # the usual case in a conversation, and worth sparing it a task of its own
+            return (await self._publish_at(urls[0], event),)
         answers: list[Published | None] = [None] * len(urls)
 
         async def ask(position: int, url: str) -> None:
-            try:
-                link = self._link(url)
-            except (UsageError, SessionError) as error:
-                answers[position] = Published(url, event.id, False, f"error: {error}")
-            else:
-                answers[position] = await link.publish(event)
+            answers[position] = await self._publish_at(url, event)
 
         async with anyio.create_task_group() as group:
             for position, url in enumerate(urls):
                 group.start_soon(ask, position, url)
         return tuple(answer for answer in answers if answer is not None)
+
+    async def _publish_at(self, url: str, event: Event) -> Published:
+        try:
+            link = self._link(url)
+        except (UsageError, SessionError) as error:
+            return Published(url, event.id, False, f"error: {error}")
+        return await link.publish(event)
 
     def subscribe(
         self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ class KeyPair:
             raise LocalProtocolError("a secret key must be 32 bytes between 1 and the curve order")
         self._secret = secret
         self._coincurve = coincurve.PrivateKey(secret)
-        self._secp256k1: Any = secp256k1.PrivateKey(secret, raw=True) if secp256k1 is not None else None
+        self._secp256k1: Any = None  # made when the key first signs, which the keys of a session never do
         self._conversations: dict[PublicKey, bytes] = {}
         self.public_key = PublicKey(self._coincurve.public_key.format(compressed=True)[1:].hex())
 
@@ -65,6 +65,8 @@ class KeyPair:
         """A BIP-340 signature (64 bytes) over a 32-byte digest."""
         if len(digest) != 32:
             raise LocalProtocolError("only 32-byte digests are signed")
+        if self._secp256k1 is None and secp256k1 is not None:
+            self._secp256k1 = secp256k1.PrivateKey(self._secret, raw=True)
         if self._secp256k1 is not None:
             return bytes(self._secp256k1.schnorr_sign(digest, None, raw=True))
         return bytes(self._coincurve.sign_schnorr(digest, _NO_RANDOMNESS))

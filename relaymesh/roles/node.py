@@ -25,7 +25,7 @@ from relaymesh.machines.reception import (
     RequestArrived,
 )
 from relaymesh.machines.session_interface import SessionSettings
-from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import EventId, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
@@ -93,7 +93,7 @@ class Node:
         self._settings, self._relays, self._listener, self._tools = settings, relays, listener, tools
         self._offers: dict[EventId, SignedOffer] = {}
         self._sessions: dict[SessionId, ServedSession] = {}
-        self._ephemerals: dict[PublicKey, KeyPair] = {}
+        self._ephemeral = KeyPair.generate()  # for the next session, whoever opens it
         self._tasks: TaskGroup | None = None
         self._reception: Reception | None = None
 
@@ -222,14 +222,14 @@ class Node:
     def _receive(self, delivery: Delivered) -> None:
         assert self._reception is not None and self._tasks is not None
         event = delivery.event
-        ephemeral = KeyPair.generate()
         session_id = SessionId(token_bytes(32).hex())
         self._update_reception()
-        arrived = RequestArrived(event, delivery.relay_url, session_id, ephemeral.public_key)
+        arrived = RequestArrived(event, delivery.relay_url, session_id, self._ephemeral.public_key)
         self._reception.receive(arrived, self._tools.clock())
         for effect in self._reception.effects():
             match effect:
                 case AwaitSession():
+                    ephemeral, self._ephemeral = self._ephemeral, KeyPair.generate()
                     self._await_session(effect, ephemeral)
                 case PublishAnswer(answer, relay_urls):
                     known = tuple(url for url in relay_urls if url in self._relays.urls)
