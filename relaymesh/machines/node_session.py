@@ -59,6 +59,7 @@ NODE_SESSION_TRANSITIONS: Final = TransitionTable(
         (SessionState.OPEN, "connection-lost", SessionState.CONNECTING),
         (SessionState.OPEN, "connection-lost", SessionState.GREETING),
         (SessionState.CONNECTING, "disconnected", SessionState.CLOSED),
+        (SessionState.GREETING, "disconnected", SessionState.CLOSED),
         (SessionState.OPEN, "peer-left", SessionState.CLOSED),
         (SessionState.OPEN, "idle", SessionState.CLOSED),
         (SessionState.CONNECTING, "ended", SessionState.CLOSED),
@@ -121,6 +122,9 @@ class NodeSession(Session):
             timers.append((self._candidate_until, self._drop_candidate))
         if self._state is SessionState.CONNECTING:
             timers.append((later(self._alone_since, self._settings.reconnect_in_ms), self._end_disconnected))
+        elif self._state is SessionState.GREETING:  # who greets again and again and says nothing is not there
+            patience_ms = self._settings.reconnect_in_ms + self._settings.ready_in_ms
+            timers.append((later(self._alone_since, patience_ms), self._end_disconnected))
         elif self._state is SessionState.OPEN:
             timers.append((later(self._spoke_at, self._settings.idle_in_ms), self._end_idle))
         return timers

@@ -106,6 +106,7 @@ class Reception:
         self._settings, self._signer, self._verify, self._entropy = settings, signer, verify, entropy
         self._offers: dict[EventId, SignedOffer] = {}
         self._load = NodeLoad(free=0, queue=0, draining=False)
+        self._crowded: frozenset[PublicKey] = frozenset()
         self._answers: dict[EventId, PublishAnswer] = {}
         self._used_quotes: dict[EventId, None] = {}
         self._forget: deque[tuple[Instant, EventId, EventId | None]] = deque()
@@ -116,9 +117,11 @@ class Reception:
         """Begin with a full allowance."""
         self._refilled = now.instant
 
-    def update(self, offers: dict[EventId, SignedOffer], load: NodeLoad) -> None:
-        """Answer from these offers and this load from now on."""
-        self._offers, self._load = offers, load
+    def update(
+        self, offers: dict[EventId, SignedOffer], load: NodeLoad, crowded: frozenset[PublicKey] = frozenset()
+    ) -> None:
+        """Answer from these offers and this load from now on; `crowded` are the clients that have sessions enough."""
+        self._offers, self._load, self._crowded = offers, load, crowded
 
     def receive(self, message: RequestArrived, now: Moment) -> None:
         """Answer a request: a quote, a session, a refusal, or nothing at all where nothing is owed."""
@@ -197,6 +200,8 @@ class Reception:
         is_ours = quote_event.public_key == self._signer.public_key and quote_event.tag_value("p") == client
         if not is_ours or not isinstance(quote, Quote):
             return refuse(RefusalCode.INVALID_MESSAGE, "the quote brought back is not one we gave to this key")
+        if client in self._crowded:
+            return refuse(RefusalCode.RATE_LIMITED, "this key has as many sessions as it may; end one first")
         return self._refuse_session(quote_event.id, quote, request, now) or _Admitted(request, quote_event, quote)
 
     def _refuse_session(self, quote_id: EventId, quote: Quote, request: SessionRequest, now: Moment) -> Refusal | None:

@@ -14,7 +14,8 @@ from typing import Any, Final, get_args
 import orjson
 
 from relaymesh.errors import LocalProtocolError, RemoteProtocolError
-from relaymesh.nostr.event import is_hex_32, parse_event
+from relaymesh.nostr.event import Event, is_hex_32, parse_event
+from relaymesh.protocol.content import MAXIMUM_EVENT_BYTES
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY, JobType, Order
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import (
@@ -179,8 +180,15 @@ def _ciphertext(value: object) -> bytes:
     return ciphertext
 
 
+def _event(value: object) -> Event:
+    event = parse_event(value)
+    if event.size > MAXIMUM_EVENT_BYTES:
+        raise RemoteProtocolError(f"an event in a session message must be at most {MAXIMUM_EVENT_BYTES} bytes")
+    return event
+
+
 _NUMBER: Final = _integer(0, MAXIMUM_INTEGER)
-_EVENT: Final = parse_event
+_EVENT: Final = _event
 
 _JOB_FIELDS: Final[dict[str, Callable[[object], Any]]] = {
     "client_nonce": _hex_32,

@@ -4,6 +4,7 @@ What it decides is decided by machines and by the market's functions; here they 
 ledger and clock.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from relaymesh.machines.reception import (
     RequestArrived,
 )
 from relaymesh.machines.session_interface import SessionSettings
-from relaymesh.nostr.event import EventId, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
@@ -63,6 +64,8 @@ class NodeSettings:
         heartbeat_seconds: Between statuses; 120 by default, since public relays limit what an address may publish.
         offer_validity_seconds: How long an offer stands.
         pow_bits: What requests must carry.
+        maximum_sessions: All clients together; beyond it the node is busy.
+        maximum_sessions_per_client: Under one client session key.
     """
 
     label: str
@@ -75,6 +78,7 @@ class NodeSettings:
     offer_validity_seconds: int = 3_600
     pow_bits: int = 0
     maximum_sessions: int = 1_024
+    maximum_sessions_per_client: int = 16
     eta_ms: int = 1_000
     session: SessionSettings = field(default_factory=SessionSettings)
 
@@ -93,6 +97,7 @@ class Node:
         self._settings, self._relays, self._listener, self._tools = settings, relays, listener, tools
         self._offers: dict[EventId, SignedOffer] = {}
         self._sessions: dict[SessionId, ServedSession] = {}
+        self._crowded: frozenset[PublicKey] = frozenset()
         self._ephemeral = KeyPair.generate()  # for the next session, whoever opens it
         self._tasks: TaskGroup | None = None
         self._reception: Reception | None = None
@@ -244,7 +249,7 @@ class Node:
         if len(self._sessions) >= self._settings.maximum_sessions:
             load = type(load)(free=0, queue=load.queue, draining=load.draining)
         if self._reception is not None:
-            self._reception.update(self._offers, load)
+            self._reception.update(self._offers, load, self._crowded)
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,6 +266,7 @@ class Node:
         session = ServedSession(contract, secrets, self._tools, contract.quote.row.model)
         session.driver = SessionDriver(machine, machine.receive, session, self._tools.clock)
         self._sessions[contract.session_id] = session
+        self._count_sessions()
         self._tasks.start_soon(self._run_session, session)
 
     async def _run_session(self, session: ServedSession) -> None:
@@ -269,7 +275,14 @@ class Node:
                 await session.run()
         finally:
             self._sessions.pop(session.contract.session_id, None)
+            self._count_sessions()
             self._update_reception()
+
+    def _count_sessions(self) -> None:
+        """Who has as many sessions as one key may have; a client needs one, and a few more while it comes back."""
+        held = Counter(session.contract.client for session in self._sessions.values())
+        most = self._settings.maximum_sessions_per_client
+        self._crowded = frozenset(client for client, sessions in held.items() if sessions >= most)
 
     async def _accept(self, connection: Connection) -> None:
         """A connection says HELLO within five seconds, for a session that is expected, or is closed."""

@@ -6,7 +6,7 @@ read it; what is to be sent is gathered until the loop turns, then leaves in one
 
 from collections.abc import Awaitable, Callable
 from secrets import token_bytes
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -53,6 +53,9 @@ from relaymesh.units import Instant, Moment
 SessionInput = (
     ConnectionOpened | HelloReceived | FrameReceived | ConnectionLost | SendMessages | JobFinished | EndSession
 )
+
+MAXIMUM_UNSENT_FRAMES: Final = 64
+"""So many frames may wait to be sent on a connection before nothing more is read from it."""
 
 
 class SessionMachine(Protocol):
@@ -135,6 +138,7 @@ class SessionDriver:
         self._timed_for: Instant | None = None
         self._is_closed = False
         self._broken: Exception | None = None
+        self._crowded: anyio.Event | None = None
         self._last_failure = ""
 
     @property
@@ -270,15 +274,28 @@ class SessionDriver:
                 self._apply_effects()
                 if self._frames or self._closing or self._is_closed:
                     self._wake.set()
+                if len(self._frames.get(number, ())) > MAXIMUM_UNSENT_FRAMES:
+                    await self._wait_written()
         except SessionError:
             await self._lose(number)
         except Exception as error:  # noqa: BLE001  # the session's own task raises it, and ends the session
             self._broken = error
             self._wake.set()
 
+    async def _wait_written(self) -> None:
+        """Wait until frames are being sent again: who does not take in what it asks for may ask for no more.
+
+        Ends at the latest when the connection gives up on sending, as `relaymesh.ports.sessions.Connection` promises.
+        """
+        self._crowded = self._crowded or anyio.Event()
+        await self._crowded.wait()
+
     async def _write(self) -> None:
         while self._frames:
             number, frames = self._frames.popitem()
+            if self._crowded is not None:
+                self._crowded.set()
+                self._crowded = None
             connection = self._connections.get(number)
             if connection is None:
                 continue
