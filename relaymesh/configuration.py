@@ -3,11 +3,13 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import orjson
 
 from relaymesh.errors import UsageError
+
+MAXIMUM_PORT: Final = 65_535
 
 SettingsT = TypeVar("SettingsT")
 
@@ -86,6 +88,8 @@ def _build_section(name: str, kind: Any, table: object) -> Any:
             raise UsageError(f"the settings know no {name}.{key}; known are {', '.join(known)}")
         if isinstance(value, int) and value < 0:
             raise UsageError(f"the setting {name}.{key} must be at least 0, not {value}")
+        if key == "port" and isinstance(value, int) and value > MAXIMUM_PORT:
+            raise UsageError(f"the setting {name}.{key} must be at most {MAXIMUM_PORT}, not {value}")
     try:
         # By way of JSON, where strict still lets an array become a tuple.
         return pydantic.TypeAdapter(kind).validate_json(orjson.dumps(table), strict=True)

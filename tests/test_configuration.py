@@ -61,6 +61,11 @@ def test_a_variable_that_does_not_fit_is_refused_by_name() -> None:
         build_settings(document, Settings)
 
 
+def test_a_port_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"node\.port"):
+        build_settings({"node": {"port": 65_536}}, Settings)
+
+
 def test_what_is_no_toml_names_its_source() -> None:
     with pytest.raises(UsageError, match=r"here\.toml"):
         parse_document("a = ", "here.toml")

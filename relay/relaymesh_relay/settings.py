@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from relaymesh.configuration import build_settings, parse_document
+from relaymesh.configuration import MAXIMUM_PORT, build_settings, parse_document
 from relaymesh.errors import UsageError
 
 
@@ -186,6 +186,8 @@ def choose_settings(config: Path | None, *, host: str | None, port: int | None, 
     if host is not None:
         network = replace(network, host=host)
     if port is not None:
+        if not 0 <= port <= MAXIMUM_PORT:
+            raise UsageError(f"a port must be 0 to {MAXIMUM_PORT}, not {port}")
         network = replace(network, port=port)
     if database is not None:
         storage = replace(storage, file=str(database))

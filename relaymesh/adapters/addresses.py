@@ -73,7 +73,10 @@ async def resolve_endpoint(uri: WebSocketURI, *, allow_private: bool, seconds: f
     addresses = [uri.host] if _is_address(uri.host) else await _look_up(uri, seconds)
     allowed = [text for text in addresses if may_dial(ip_address(text), allow_private=allow_private)]
     if not allowed:
-        raise SessionError(f"the host {uri.host} is not on the public internet; allow private addresses if it is yours")
+        raise SessionError(
+            f"the host {uri.host} is not on the public internet; allow private addresses if it is yours "
+            "(--allow-private, network.allow_private)"
+        )
     return allowed[:MAXIMUM_ADDRESSES]
 
 

@@ -122,7 +122,10 @@ class _Exchange:
         except OSError as error:
             if self.is_sent:
                 raise NodeSilent(f"the connection to the Lightning node broke during {self._method}") from error
-            raise NodeUnreachable(f"the Lightning node at {self._rpc.socket_path} does not answer") from error
+            path = self._rpc.socket_path
+            if isinstance(error, FileNotFoundError):
+                raise NodeUnreachable(f"there is no Lightning node's socket at {path}; is the node running?") from error
+            raise NodeUnreachable(f"the Lightning node at {path} does not answer") from error
         except Exception as error:  # pyln-client raises whatever a malformed answer makes its parsing raise
             raise NodeSilent(f"the Lightning node's answer to {self._method} made no sense") from error
         # Raised out here, apart from its cause: RpcError's text repeats the request, which may hold a preimage.

@@ -106,7 +106,8 @@ class RelayLink:
         self._timer_changed = anyio.Event()
         self._timer_at: Instant | None = None
         self._connection: WebSocketConnection | None = None
-        self._scope = anyio.CancelScope()
+        # Whoever is cancelled may have last words to publish; so this ends when `stop` says so, and by nothing else.
+        self._scope = anyio.CancelScope(shield=True)
         self.used_at = anyio.current_time()
 
     @property
@@ -115,7 +116,7 @@ class RelayLink:
         return not self._subscriptions and not self._asked
 
     async def run(self) -> None:
-        """Keep the relay connected until `stop` or cancellation."""
+        """Keep the relay connected until `stop`, even while what surrounds it is being cancelled."""
         try:
             with self._scope:
                 await self._stay_connected()

@@ -84,6 +84,8 @@ class WebSocketRelays:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         assert self._group is not None
+        for link in self._links.values():
+            link.stop()
         self._group.cancel_scope.cancel()
         try:
             if isinstance(error, Exception):  # the block's own failure, which no group needs to wrap

@@ -4,5 +4,7 @@
 def main() -> None:
     """Run `relaymesh` with the arguments of this process."""
     from relaymesh.cli.application import application
+    from relaymesh.cli.terminal import prepare_streams
 
+    prepare_streams()
     application()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relaymesh.errors import UsageError
+from relaymesh.units import MAXIMUM_INTEGER
 
 if TYPE_CHECKING:
     from relaymesh.roles.buying import Wanted
@@ -17,8 +18,12 @@ NOT_SERVED = 2
 
 PromptArgument = Annotated[str | None, typer.Argument(help="The prompt; standard input when it is left out or `-`.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model; any that can chat otherwise.")]
-MaximumOption = Annotated[int | None, typer.Option("--max-msat", help="The most the job may cost.", min=1)]
-OutputOption = Annotated[int | None, typer.Option("--output-tokens", help="The longest answer.", min=1)]
+MaximumOption = Annotated[
+    int | None, typer.Option("--max-msat", help="The most the job may cost.", min=1, max=MAXIMUM_INTEGER)
+]
+OutputOption = Annotated[
+    int | None, typer.Option("--output-tokens", help="The longest answer.", min=1, max=MAXIMUM_INTEGER)
+]
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -30,9 +35,13 @@ def read_prompt(prompt: str | None) -> str:
     if prompt in (None, "-"):
         if sys.stdin.isatty():
             raise UsageError("expected a prompt as an argument or on standard input; try: relaymesh infer 'Hello'")
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")
     if not prompt or not prompt.strip():
         raise UsageError("expected a prompt, got an empty one")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # how Python hands over bytes that are no text
+        raise UsageError("expected a prompt in UTF-8, got bytes that are no such text") from None
     return prompt
 
 

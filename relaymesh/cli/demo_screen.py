@@ -3,6 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
+from relaymesh.cli.terminal import program_name
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
@@ -145,7 +147,7 @@ class RichScreen:
             self._console.print()
             self._is_in_answer = False
         if reason:
-            self._console.print(f"[red]Not done: {reason}[/]")
+            self._console.print(f"Not done: {reason}", style="red", markup=False)
             return
         self._console.print(self._settlement_table(job))
 
@@ -167,20 +169,21 @@ class RichScreen:
     def staying(self, mesh: "Mesh") -> None:
         """The mesh stays up."""
         self._console.print("\n[bold]The mesh stays up; Ctrl-C ends it.[/] Try, in another terminal:")
-        config = mesh.client_config
+        config, program = mesh.client_config, program_name()
         commands = (
-            f"relaymesh offers --relay {mesh.relay_url}",
-            f'relaymesh infer --config {config} "What is an offer?"',
-            f"relaymesh wallet balance --config {config}",
-            f"relaymesh receipts list --config {config}",
+            f"{program} offers --relay {mesh.relay_url}",
+            f'{program} infer --config {config} "What is an offer?"',
+            f"{program} wallet balance --config {config}",
+            f"{program} receipts list --config {config}",
         )
         for command in commands:
-            self._console.print(f"  {command}", soft_wrap=True)
+            self._console.print(f"  {command}", soft_wrap=True, markup=False)
         self._console.print(f"Relay: {mesh.relay_url}")
         for label, facts in mesh.nodes.items():
             self._console.print(f"Node {label}: {facts['node']}", soft_wrap=True)
 
     def _table(self) -> "Table":
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("node", "model", "msat in / out", "per", "free", "quote: at most")
@@ -188,7 +191,7 @@ class RichScreen:
             if self._job_type not in offer["job_types"]:
                 continue
             quote = self._quotes.get((self._job_type, offer["label"]))
-            said = "" if quote is None else quote.get("refusal") or f"{quote['max_msat']:,} msat"
+            said = "" if quote is None else escape(quote.get("refusal", "")) or f"{quote['max_msat']:,} msat"
             prices = f"{offer['input_msat']:,} / {offer['output_msat']:,}"
             per = f"{offer['per']:,} {offer['unit']}s"
             table.add_row(offer["label"], offer["model"], prices, per, str(offer["free"]), said)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
 from relaymesh.cli.running import run
+from relaymesh.cli.terminal import clean_line, clean_text, short_npub
+from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
     from relaymesh.roles.buying import Wanted
@@ -49,15 +51,18 @@ async def _buy(settings: "Settings", wanted: "Wanted", as_json: bool) -> int:
     from relaymesh.roles.buying import buy
 
     pieces: list[str] = []
+    is_shown = sys.stdout.isatty()  # a file or another program gets the answer as it is
 
     async def deliver(data: str) -> None:
         pieces.append(data)
         if not as_json:
-            sys.stdout.write(data)
+            sys.stdout.write(clean_text(data) if is_shown else data)
             sys.stdout.flush()
 
     async with open_client(settings) as client:
         bought = await buy(client, wanted, deliver)
+        if bought.outcome is None and not client.market.is_in_view:
+            raise RelayError(client.market.unreachable)
     summary = describe(bought)
     if as_json:
         print(json.dumps({"text": "".join(pieces), **summary}))
@@ -65,7 +70,7 @@ async def _buy(settings: "Settings", wanted: "Wanted", as_json: bool) -> int:
         print(flush=True)
         print(_sentence(summary), file=sys.stderr)
     if bought.reason:
-        print(f"relaymesh: {bought.reason}", file=sys.stderr)
+        print(f"relaymesh: {clean_line(bought.reason)}", file=sys.stderr)
     return NOT_SERVED if bought.reason else 0
 
 
@@ -93,6 +98,6 @@ def describe(bought: Any) -> dict[str, Any]:
 def _sentence(summary: dict[str, Any]) -> str:
     evidence = "signed by both sides" if summary["verified"] else "; ".join(summary["complaints"]) or "not verified"
     return (
-        f"[{summary['paid_msat']:,} msat to {summary['node'][:8]}… for {summary['model']}, "
+        f"[{summary['paid_msat']:,} msat to {short_npub(summary['node'])} for {clean_line(summary['model'])}, "
         f"{summary['fees_msat']:,} msat routing fees; receipt {str(summary['receipt_id'])[:8]}…, {evidence}]"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption
 from relaymesh.cli.running import guarded
+from relaymesh.errors import UsageError
 
 PASSPHRASE_VARIABLE = "RELAYMESH_PASSPHRASE"
 
@@ -60,6 +62,10 @@ def _ask_passphrase(*, confirm: bool) -> str:
     given = os.environ.get(PASSPHRASE_VARIABLE)
     if given is not None:
         return given
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"expected a terminal to ask for the passphrase on, or the passphrase in {PASSPHRASE_VARIABLE}"
+        )
     return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 

@@ -58,12 +58,10 @@ def _tell(facts: dict[str, object]) -> None:
     assert isinstance(wallets, dict)
     print("A simulated Lightning network is running; Ctrl-C ends it, and what it holds is play money.")
     for name, wallet in wallets.items():
-        print(
-            f"{name}: {wallet['balance_msat']:,} msat; connect it with\n  relaymesh wallet connect {wallet['rpc_path']}"
-        )
+        print(f"{name}: {wallet['balance_msat']:,} msat; to use it give any command\n  --wallet {wallet['rpc_path']}")
     print(
-        "A real wallet is connected the same way: `relaymesh wallet connect ~/.lightning/bitcoin/lightning-rpc` "
-        "for Core Lightning.",
+        "`relaymesh wallet connect PATH` remembers one of them instead. A real wallet is connected the same way, Core "
+        "Lightning's by ~/.lightning/bitcoin/lightning-rpc.",
         flush=True,
     )
 

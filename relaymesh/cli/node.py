@@ -8,6 +8,7 @@ import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption
 from relaymesh.cli.running import run
+from relaymesh.cli.terminal import clean_line
 
 node_commands = typer.Typer(no_args_is_help=True, help="Sell inference.")
 
@@ -26,7 +27,9 @@ def serve(
         str | None, typer.Option(help="The model server's OpenAI-compatible API, for --runner openai.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address on which clients connect.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port on which clients connect; 0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port on which clients connect; 0 takes a free one.", max=65_535)
+    ] = None,
     label: Annotated[str | None, typer.Option(help="The offer's name.")] = None,
     wallet: WalletOption = None,
     as_json: JsonOption = False,
@@ -56,6 +59,7 @@ async def _serve(config: Path | None, flags: dict[str, dict[str, Any]], as_json:
         offer = node.offer.offer
         facts = {
             "node": encode_public_key(node.key.public_key),
+            "public_key": node.key.public_key,
             "offer": node.offer.address,
             "offer_id": node.offer.event.id,
             "lightning_node_id": offer.ln_pubkey,
@@ -66,10 +70,11 @@ async def _serve(config: Path | None, flags: dict[str, dict[str, Any]], as_json:
         if as_json:
             print(json.dumps(facts), flush=True)
             return
-        print(f"Found {facts['runner']} with {', '.join(offer.models)}.")
+        print(f"Found {facts['runner']} with {', '.join(map(clean_line, offer.models))}.")
         for row in offer.rows:
-            price = f"{row.input_msat} msat in, {row.output_msat} msat out per {row.per} {row.unit}s"
-            print(f"Offering {row.model} for {', '.join(row.job_types)}: {price}, at least {row.minimum_msat} msat.")
+            price = f"{row.input_msat:,} msat in, {row.output_msat:,} msat out per {row.per:,} {row.unit}s"
+            what = f"{clean_line(row.model)} for {', '.join(row.job_types)}"
+            print(f"Offering {what}: {price}, at least {row.minimum_msat:,} msat.")
         print(f"Serving as {facts['node']} on {', '.join(settings.network.relays)}; Ctrl-C ends it.", flush=True)
 
     async with open_node(settings) as node:

@@ -7,18 +7,25 @@ import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
+from relaymesh.cli.terminal import clean_line
 from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from rich.table import Table
 
     from relaymesh.protocol.codec import SignedOffer, SignedStatus
     from relaymesh.protocol.offer import PriceRow
     from relaymesh.roles.market_view import MarketView
 
+LOOK_SECONDS = 1
+
 
 def offers(
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show every change.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and show every change; with --json a line for each.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     relay: RelayOption = None,
     config: ConfigOption = None,
@@ -58,13 +65,25 @@ async def _watch(market: "MarketView", model: str | None, as_json: bool) -> None
     from rich.live import Live
 
     if as_json:
-        while True:
-            print(json.dumps(list_rows(market, model)), flush=True)
+        async for rows in _changes(market, model):
+            print(json.dumps(rows), flush=True)
+    with Live(console=Console(), refresh_per_second=4) as live:
+        async for rows in _changes(market, model):
+            live.update(_table(rows))
+
+
+async def _changes(market: "MarketView", model: str | None) -> "AsyncIterator[list[dict[str, Any]]]":
+    """The rows now, and whenever they are others; looks by itself too, since what expires sends no event."""
+    import anyio
+
+    shown: list[dict[str, Any]] | None = None
+    while True:
+        rows = list_rows(market, model)
+        if rows != shown:
+            shown = rows
+            yield rows
+        with anyio.move_on_after(LOOK_SECONDS):
             await market.wait_changed()
-    with Live(_table(list_rows(market, model)), console=Console(), refresh_per_second=4) as live:
-        while True:
-            await market.wait_changed()
-            live.update(_table(list_rows(market, model)))
 
 
 def list_rows(market: "MarketView", model: str | None) -> list[dict[str, Any]]:
@@ -85,6 +104,7 @@ def _describe(signed: "SignedOffer", row: "PriceRow", status: "SignedStatus | No
     load = status.status.labels.get(signed.label) if status is not None else None
     return {
         "node": encode_public_key(signed.node),
+        "public_key": signed.node,
         "label": signed.label,
         "offer_id": signed.event.id,
         "state": status.status.state if status is not None else "unseen",
@@ -96,6 +116,7 @@ def _describe(signed: "SignedOffer", row: "PriceRow", status: "SignedStatus | No
 
 
 def _table(rows: list[dict[str, Any]]) -> "Table":
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("node", "model", "jobs", "price (msat)", "free")
@@ -104,7 +125,7 @@ def _table(rows: list[dict[str, Any]]) -> "Table":
         price = f"{row['input_msat']:,} in, {row['output_msat']:,} out per {per}{row['unit']}s"
         table.add_row(
             f"{row['node'][:12]}…\n{row['label']}",
-            row["model"],
+            escape(clean_line(row["model"])),
             "\n".join(row["job_types"]),
             f"{price}\nat least {row['minimum_msat']:,}",
             str(row["free"]) if row["state"] == "up" else row["state"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
+from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def _describe(choice: "Choice", answer: "Quote") -> dict[str, Any]:
 def _tell(answer: dict[str, Any]) -> None:
     for entry in answer["quotes"]:
         print(
-            f"{entry['node'][:8]}…/{entry['label']}: {entry['model']} at most {entry['max_msat']:,} msat, "
-            f"first output in about {entry['eta_in_ms']} ms"
+            f"{short_npub(entry['node'])}/{entry['label']}: {clean_line(entry['model'])} "
+            f"at most {entry['max_msat']:,} msat, first output in about {entry['eta_in_ms']} ms"
         )
     for node, refusal in answer["refusals"].items():
-        print(f"{node[:8]}…: {refusal}")
+        print(f"{short_npub(node)}: {clean_line(refusal)}")
     print(answer["sentence"], file=sys.stderr)

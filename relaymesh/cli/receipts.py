@@ -9,6 +9,7 @@ import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption
 from relaymesh.cli.running import guarded, run
+from relaymesh.cli.terminal import clean_line
 from relaymesh.errors import UsageError
 
 receipt_commands = typer.Typer(no_args_is_help=True, help="List, show and verify evidence.")
@@ -27,8 +28,8 @@ def list_receipts(side: SideOption = "client", config: ConfigOption = None, as_j
         for job in jobs:
             receipt = job["receipt_id"] or "no receipt"
             print(
-                f"{job['job_id'][:16]}  {job['state']:9}  {job['charged_msat']:>10,} msat  {job['model']}  "
-                f"{receipt[:16]}  {job['reason']}"
+                f"{job['job_id'][:16]}  {job['state']:9}  {job['charged_msat']:>10,} msat  "
+                f"{clean_line(job['model'])}  {receipt[:16]}  {clean_line(job['reason'])}"
             )
         if not jobs:
             print(f"No jobs in the {side}'s ledger.", file=sys.stderr)
@@ -48,7 +49,7 @@ def show(
         jobs = await _read_jobs(side, config, job)
         if len(jobs) != 1:
             raise UsageError(
-                f"expected one job that begins with {job}, found {len(jobs)}; `relaymesh receipts list` shows them"
+                f"expected one job that begins with `{job}`, found {len(jobs)}; `relaymesh receipts list` shows them"
             )
         print(json.dumps(jobs[0]["evidence"], indent=2))
 
@@ -58,7 +59,10 @@ def show(
 @receipt_commands.command("verify")
 @guarded
 def verify(
-    file: Annotated[Path, typer.Argument(help="A file that `receipts show` printed, or any receipt or record.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A file that `receipts show` printed, or any receipt or record; `-` is standard input."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Check signatures, sums and prices of a receipt or metering record, offline; exit code 1 if anything fails."""
@@ -67,9 +71,11 @@ def verify(
     from relaymesh.protocol.evidence_files import MAXIMUM_BYTES, parse_evidence_text
 
     try:
-        if file.stat().st_size > MAXIMUM_BYTES:
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as source:
+            content = source.read(MAXIMUM_BYTES + 1)
+        if len(content) > MAXIMUM_BYTES:
             raise UsageError(f"expected at most {MAXIMUM_BYTES >> 20} MiB of evidence in {file}; split the file")
-        text = file.read_text(encoding="utf-8")
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the evidence cannot be read from {file}: {reason}") from error
@@ -79,9 +85,9 @@ def verify(
     else:
         for report in reports:
             for check in report.checks:
-                print(f"{'holds' if check.holds else 'FAILS'}  {check.name}: {check.detail}")
+                print(f"{'holds' if check.holds else 'FAILS'}  {check.name}: {clean_line(check.detail)}")
             for sentence in report.unchecked:
-                print(f"  --   {sentence}")
+                print(f"  --   {clean_line(sentence)}")
     if not all(report.holds for report in reports):
         raise SystemExit(1)
 

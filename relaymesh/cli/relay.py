@@ -20,18 +20,24 @@ def _relay() -> None:
 @relay_commands.command("serve")
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one [default: 7777].")] = None,
-    database: Annotated[Path | None, typer.Option(help="The SQLite file of events [default: relay.sqlite3].")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one [default: 7777].", max=65_535)] = None,
+    database: Annotated[
+        Path | None, typer.Option(help="The SQLite file of events [default: relay.sqlite3 in the data folder].")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of the relay's settings; flags go before it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve Nostr events until Ctrl-C; any NIP-01 relay can take its place."""
 
     async def command() -> None:
+        from relaymesh.cli.settings_source import data_directory, load_settings
         from relaymesh_relay.server import serve as serve_relay
         from relaymesh_relay.settings import choose_settings
 
-        settings = choose_settings(config, host=host, port=port, database=database)
+        file = (
+            data_directory(load_settings(None)) / "relay.sqlite3" if database is None and config is None else database
+        )
+        settings = choose_settings(config, host=host, port=port, database=file)
 
         def announce(url: str) -> None:
             print(

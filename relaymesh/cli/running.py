@@ -2,10 +2,12 @@
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
+from relaymesh.cli.terminal import clean_text, give_up_output
 from relaymesh.errors import RelayMeshError
 
 INTERRUPTED = 130
@@ -20,9 +22,10 @@ def run(command: Callable[[], Awaitable[int | None]]) -> None:
     """
     import anyio
 
-    code = anyio.run(_supervise, command, backend_options={"use_uvloop": _has_uvloop()})
-    if code:
-        raise SystemExit(code)
+    with _output_told():
+        code = anyio.run(_supervise, command, backend_options={"use_uvloop": _has_uvloop()})
+        if code:
+            raise SystemExit(code)
 
 
 async def _supervise(command: Callable[[], Awaitable[int | None]]) -> int:
@@ -47,7 +50,7 @@ async def _supervise(command: Callable[[], Awaitable[int | None]]) -> int:
             failures.extend(_leaves(group))
         tasks.cancel_scope.cancel()
     if failures:
-        print(f"relaymesh: {failures[0]}", file=sys.stderr)
+        print(f"relaymesh: {clean_text(str(failures[0]))}", file=sys.stderr)
         return 1
     return code
 
@@ -58,7 +61,8 @@ def guarded(command: Callable[ParametersT, None]) -> Callable[ParametersT, None]
     @wraps(command)
     def guard(*arguments: ParametersT.args, **options: ParametersT.kwargs) -> None:
         try:
-            command(*arguments, **options)
+            with _output_told():
+                command(*arguments, **options)
         except RelayMeshError as error:
             fail(str(error))
 
@@ -67,12 +71,28 @@ def guarded(command: Callable[ParametersT, None]) -> Callable[ParametersT, None]
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with one sentence on standard error."""
-    print(f"relaymesh: {message}", file=sys.stderr)
+    print(f"relaymesh: {clean_text(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> list[RelayMeshError]:
-    leaves: list[RelayMeshError] = []
+@contextmanager
+def _output_told() -> Iterator[None]:
+    """Say in one sentence that the output cannot be written, or nothing where nobody reads on (`| head`)."""
+    failures: list[BaseException] = []
+    try:
+        yield
+        sys.stdout.flush()
+    except* OSError as group:
+        failures.extend(_leaves(group))
+    if failures:
+        give_up_output()
+        if all(isinstance(failure, BrokenPipeError) for failure in failures):
+            raise SystemExit(1)
+        fail(f"the operating system refused: {failures[0]}")
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[Any]:
+    leaves: list[Any] = []
     for error in group.exceptions:
         leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return leaves

@@ -5,8 +5,9 @@ does not wait for them.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(directory, "client"))
+        await payer.info()  # who cannot pay must not keep a node waiting for it
         await recover_client(ledger, payer)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         tools = ClientTools(
@@ -119,6 +121,8 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
     """A node that serves while the block lasts."""
     import anyio
 
+    if not settings.node.announce:
+        _check_can_be_told(settings.node.host)
     directory = data_directory(settings)
     key = load_or_create_key(directory / "node.key")
     wallet = open_wallet(settings.wallet)
@@ -189,6 +193,20 @@ async def _find_server_url() -> str:
             "on 1234): start one, name another with --runner openai --url URL, or use --runner embedded"
         )
     return found[0].url
+
+
+def _check_can_be_told(host: str) -> None:
+    """Refuse a host that stands for every address: no client can connect to that.
+
+    Raises:
+        UsageError: It is one.
+    """
+    with suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            raise UsageError(
+                f"the node listens on every address ({host}), so node.announce must say which endpoint clients use, "
+                'for example announce = ["ws://203.0.113.7:7780"]'
+            )
 
 
 def _read_api_key(file: str) -> str | None:

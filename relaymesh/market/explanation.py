@@ -7,6 +7,7 @@ from typing import Any
 from relaymesh.market.directory import Candidate
 from relaymesh.market.selection import Choice, Policy, Selection
 from relaymesh.nostr.event import EventId, PublicKey
+from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.units import AmountMsat
 
 
@@ -66,7 +67,7 @@ class Explanation:
             return f"No offer is eligible: {excluded}."
         best, rest = eligible[0], f"; excluded: {excluded}." if excluded else "."
         others = f"the {self.policy} of {len(eligible)} eligible offers" if eligible[1:] else "the only eligible offer"
-        return f"{best.node[:8]}…/{best.label} at up to {best.cost_msat} msat is {others}{rest}"
+        return f"{encode_public_key(best.node)[:12]}…/{best.label} at up to {best.cost_msat} msat is {others}{rest}"
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as a JSON object, keys in the order of its fields."""

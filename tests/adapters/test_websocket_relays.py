@@ -305,3 +305,20 @@ async def test_relays_are_used_inside_their_block_and_named_by_relay_urls() -> N
     assert outside.urls == ("wss://relay.example",)
     with pytest.raises(LocalProtocolError):
         await outside._link("wss://relay.example").publish(write("hello"))
+
+
+async def test_who_is_cancelled_may_publish_its_last_words() -> None:
+    """A node that is stopped says so; the links must not have gone before it."""
+    last_words = write("goodbye")
+    answers: list[Published] = []
+    async with scripted_relay(accept_everything) as relay:
+        with anyio.CancelScope() as scope:
+            async with WebSocketRelays((relay.url,), settings=QUICK) as relays:
+                await relays.publish(write("hello"))
+                try:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.move_on_after(5, shield=True):
+                        answers.extend(await relays.publish(last_words))
+    assert [answer.accepted for answer in answers] == [True]

@@ -1,6 +1,7 @@
 """Commands by themselves: quick to ask for help, one sentence when something is wrong, never a traceback."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -24,6 +25,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "evidence that is not there": (["receipts", "verify", "absent.json"], "absent.json"),
     "a side nobody has": (["receipts", "list", "--side", "router"], "client or node"),
     "a wallet without an amount": (["lightning", "serve", "--wallet", "me"], "NAME=MSAT"),
+    "a prompt that is no text": (["infer", "\udcff\udcfe"], "UTF-8"),
+    "a node on every address": (["node", "serve", "--host", "0.0.0.0"], "node.announce"),
+    "a passphrase nobody can be asked for": (["keys", "new", "--encrypt"], "RELAYMESH_PASSPHRASE"),
     "a key that is not there": (["keys", "show", "--file", "absent.key"], "absent.key"),
 }
 
@@ -72,6 +76,29 @@ def test_help_imports_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert ran.stdout.strip() == "[]"
+
+
+def test_who_reads_no_further_ends_a_command_without_a_word(home: Home) -> None:
+    environment = home.environment()
+    environment.pop("PYTHONUNBUFFERED", None)  # so that what failed once would be written again at the exit
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as unread:
+        ran = subprocess.run(
+            [sys.executable, "-m", "relaymesh", "receipts", "list", "--json"],
+            env=environment,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+def test_a_command_started_without_standard_streams_does_its_work(home: Home) -> None:
+    command = f'exec "{sys.executable}" -m relaymesh receipts list <&- >&- 2>&-'
+    ran = subprocess.run(["sh", "-c", command], env=home.environment(), timeout=30, check=False)
+    assert ran.returncode == 0
 
 
 def test_the_version_is_the_distributions(home: Home) -> None:

@@ -72,6 +72,7 @@ def test_a_newcomer_gets_an_answer_and_evidence_and_nothing_leaks(evening: Eveni
         bought = json.loads(ran.stdout)
         assert bought["text"] and bought["verified"] and bought["paid_msat"] > 0
         assert node.interrupt() < 2.5
+    assert {row["state"] for row in json.loads(buyer.run("offers", "--json").stdout)} == {"draining"}
 
     balance = json.loads(buyer.run("wallet", "balance", "--json").stdout)["balance_msat"]
     assert balance == 100_000_000 - bought["paid_msat"] - bought["fees_msat"]

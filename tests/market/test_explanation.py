@@ -8,6 +8,7 @@ from relaymesh.market.directory import Candidate
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.explanation import Explanation, explain
 from relaymesh.market.selection import select
+from relaymesh.nostr.identifiers import encode_public_key
 from tests.market.builders import MODEL, NOW, buyer_request, buyer_requests, candidate, candidates, node
 
 
@@ -28,7 +29,7 @@ def test_every_candidate_has_a_row_the_chosen_first_and_the_excluded_last() -> N
 
 
 def test_the_sentence_says_who_at_what_price_and_what_became_of_the_others() -> None:
-    name = f"{node(2)[:8]}…/main"
+    name = f"{encode_public_key(node(2))[:12]}…/main"
     assert tell(candidate(2)).sentence() == f"{name} at up to 1000 msat is the only eligible offer."
     among = (candidate(1, minimum_msat=2_000), candidate(2), candidate(3, free=0), candidate(4, free=0))
     assert tell(*among, candidate(5, state="draining")).sentence() == (
