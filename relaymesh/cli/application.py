@@ -42,8 +42,10 @@ def _root(
     """An open market for AI inference that nobody owns."""
 
 
-for command in (demo, offers, quote, infer):
-    application.command(command.__name__)(command)
+application.command("demo", short_help="Run a whole market on this machine, and buy in it.")(demo)
+application.command("offers", short_help="Show who offers what, and who has room.")(offers)
+application.command("quote", short_help="Ask the best nodes for binding quotes.")(quote)
+application.command("infer", short_help="Buy an answer, and pay it over Lightning.")(infer)
 for name, commands in {
     "node": node_commands,
     "relay": relay_commands,

@@ -63,6 +63,8 @@ class Explanation:
         excluded = ", ".join(f"{reason} ({count})" for reason, count in counted)
         if not self.rows:
             return "No offer for this model and job type is known."
+        if not eligible and len(self.rows) == 1:
+            return f"The only offer is not eligible: {self.rows[0].reason} ({self.rows[0].detail})."
         if not eligible:
             return f"No offer is eligible: {excluded}."
         best, rest = eligible[0], f"; excluded: {excluded}." if excluded else "."

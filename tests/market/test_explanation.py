@@ -41,6 +41,9 @@ def test_the_sentence_says_when_there_is_nobody_and_why() -> None:
     assert tell().sentence() == "No offer for this model and job type is known."
     poor = buyer_request(budget_msat=5)
     assert tell(candidate(1), candidate(2), request=poor).sentence() == "No offer is eligible: over budget (2)."
+    assert tell(candidate(1), request=poor).sentence() == (
+        "The only offer is not eligible: over budget (may cost more than 5 msat)."
+    )
 
 
 def test_the_explanation_is_json_with_everything_that_went_into_the_choice() -> None:
