@@ -74,8 +74,8 @@ async def resolve_endpoint(uri: WebSocketURI, *, allow_private: bool, seconds: f
     allowed = [text for text in addresses if may_dial(ip_address(text), allow_private=allow_private)]
     if not allowed:
         raise SessionError(
-            f"the host {uri.host} is not on the public internet; allow private addresses if it is yours "
-            "(--allow-private, network.allow_private)"
+            f"the host {uri.host} is not on the public internet; if it is yours, allow private addresses by "
+            "--allow-private or network.allow_private"
         )
     return allowed[:MAXIMUM_ADDRESSES]
 

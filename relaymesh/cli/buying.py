@@ -49,12 +49,14 @@ def wanted_chat(
     prompt: str, settings: "Settings", *, model: str | None, max_msat: int | None, output_tokens: int | None
 ) -> "Wanted":
     """The chat completion that was asked for."""
+    from pydantic import ValidationError
+
     from relaymesh.roles.buying import Wanted
     from relaymesh.units import AmountMsat
 
     tokens = output_tokens or settings.client.output_tokens
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
-    return Wanted(
+    wanted = Wanted(
         "chat",
         json.dumps(body, ensure_ascii=False),
         AmountMsat(max_msat or settings.client.max_msat),
@@ -63,3 +65,10 @@ def wanted_chat(
         capabilities=("stream",),
         maximum_pow_bits=settings.client.maximum_pow_bits,
     )
+    try:
+        wanted.to_request()
+    except ValidationError:
+        raise UsageError(
+            f"no market can be asked for {tokens} output tokens or {wanted.maximum_msat} msat; ask for less"
+        ) from None
+    return wanted

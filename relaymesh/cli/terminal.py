@@ -7,6 +7,10 @@ import unicodedata
 from pathlib import Path
 
 _KEPT = frozenset("\n\t")
+_OBEYED = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Unicode's classes of control characters, of halves of characters, and of line and paragraph ends."""
+_TURNING = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""What turns the direction of the text after it (UAX #9), and so makes it read otherwise than it is."""
 _SHORT_NPUB = 12
 
 
@@ -57,7 +61,4 @@ def give_up_output() -> None:
 
 
 def _is_control(character: str) -> bool:
-    # Besides the control characters: those that turn the direction of what follows (UAX #9), and broken surrogates.
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in (
-        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
-    )  # fmt: skip
+    return unicodedata.category(character) in _OBEYED or unicodedata.bidirectional(character) in _TURNING

@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
 from relaymesh.adapters.key_files import load_or_create_key, load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
@@ -129,7 +131,12 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
     node = settings.node
     async with AsyncExitStack() as stack:
         runner = await stack.enter_async_context(open_runner(settings))
-        rows = price_rows(runner.models, node)
+        try:
+            rows = price_rows(runner.models, node)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            field = ".".join(str(part) for part in wrong["loc"])
+            raise UsageError(f"the settings in [node] make no offer: {field}: {wrong['msg']}") from error
         lightning = await wallet.info()
         ledger = await stack.enter_async_context(open_ledger(directory, "node"))
         await recover_node(ledger, wallet, key, system_clock)

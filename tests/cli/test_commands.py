@@ -26,6 +26,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a side nobody has": (["receipts", "list", "--side", "router"], "client or node"),
     "a wallet without an amount": (["lightning", "serve", "--wallet", "me"], "NAME=MSAT"),
     "a prompt that is no text": (["infer", "\udcff\udcfe"], "UTF-8"),
+    "more output than there is": (["infer", "hello", "--output-tokens", "9000000000"], "9000000000 output tokens"),
     "a node on every address": (["node", "serve", "--host", "0.0.0.0"], "node.announce"),
     "a passphrase nobody can be asked for": (["keys", "new", "--encrypt"], "RELAYMESH_PASSPHRASE"),
     "a key that is not there": (["keys", "show", "--file", "absent.key"], "absent.key"),
