@@ -131,28 +131,12 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
     node = settings.node
     async with AsyncExitStack() as stack:
         runner = await stack.enter_async_context(open_runner(settings))
-        try:
-            rows = price_rows(runner.models, node)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            field = ".".join(str(part) for part in wrong["loc"])
-            raise UsageError(f"the settings in [node] make no offer: {field}: {wrong['msg']}") from error
-        lightning = await wallet.info()
+        offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
         ledger = await stack.enter_async_context(open_ledger(directory, "node"))
         await recover_node(ledger, wallet, key, system_clock)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         serving = Node(
-            NodeSettings(
-                label=node.label,
-                rows=rows,
-                settlement=settlement_terms(node),
-                lightning_node_id=lightning.public_key,
-                relay_urls=settings.network.relays,
-                region=node.region or None,
-                heartbeat_seconds=node.heartbeat_seconds,
-                offer_validity_seconds=node.offer_hours * SECONDS_PER_HOUR,
-                pow_bits=node.pow_bits,
-            ),
+            offered,
             relays,
             WebSocketListener(node.host, node.port, node.announce),
             NodeTools(key, wallet, runner.runner, ledger, system_clock, node.maximum_jobs),
@@ -163,6 +147,26 @@ async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
                 yield ServingNode(key, offer, runner)
             finally:
                 tasks.cancel_scope.cancel()
+
+
+def _node_settings(settings: Settings, models: tuple[RunnerModel, ...], lightning_node_id: str) -> NodeSettings:
+    node = settings.node
+    try:
+        return NodeSettings(
+            label=node.label,
+            rows=price_rows(models, node),
+            settlement=settlement_terms(node),
+            lightning_node_id=lightning_node_id,
+            relay_urls=settings.network.relays,
+            region=node.region or None,
+            heartbeat_seconds=node.heartbeat_seconds,
+            offer_validity_seconds=node.offer_hours * SECONDS_PER_HOUR,
+            pow_bits=node.pow_bits,
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        field = ".".join(str(part) for part in wrong["loc"])
+        raise UsageError(f"the settings in [node] make no offer: {field}: {wrong['msg']}") from error
 
 
 @asynccontextmanager
