@@ -22,6 +22,7 @@ from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import UsageError
 from relaymesh.machines.records import Side
 from relaymesh.nostr.keys import KeyPair
+from relaymesh.ports.lightning import WalletInfo
 from relaymesh.ports.runners import Runner, RunnerModel
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.roles.client import Client, ClientSettings
@@ -101,7 +102,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(directory, "client"))
-        await payer.info()  # who cannot pay must not keep a node waiting for it
+        check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
         await recover_client(ledger, payer)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
         tools = ClientTools(
@@ -116,6 +117,18 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         )
         dialer = WebSocketDialer(allow_private=settings.network.allow_private)
         yield await stack.enter_async_context(Client(relays, dialer, tools, chosen))
+
+
+def check_can_pay(wallet: WalletInfo) -> None:
+    """Refuse to buy with a wallet out of which nothing can be sent.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if wallet.spendable_msat <= 0:
+        raise UsageError(
+            f"the wallet can send nothing now, of {wallet.balance_msat} msat in it: put money into it, or open a channel"
+        )
 
 
 @asynccontextmanager
