@@ -127,7 +127,8 @@ def check_can_pay(wallet: WalletInfo) -> None:
     """
     if wallet.spendable_msat <= 0:
         raise UsageError(
-            f"the wallet can send nothing now, of {wallet.balance_msat} msat in it: put money into it, or open a channel"
+            f"the wallet can send nothing now, of {wallet.balance_msat} msat in it:"
+            " put money into it, or open a channel"
         )
 
 
