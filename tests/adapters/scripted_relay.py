@@ -34,8 +34,8 @@ class ScriptedRelay:
         try:
             for text in self._greeting:
                 await connection.send(text)
-            async for text in connection:
-                message = orjson.loads(text)
+            async for heard in connection:
+                message = orjson.loads(heard)
                 self.heard.append(message)
                 await self._script(self, connection, message)
         except ConnectionClosed:
