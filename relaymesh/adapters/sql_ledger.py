@@ -102,7 +102,7 @@ class SqlLedger:
         return tuple(jobs)
 
     async def find_evidence(self, job_id: str | None = None) -> tuple[EvidenceRecord, ...]:
-        """The evidence of one job (or of all), in the order in which it was first written, each signature checked.
+        """The evidence of one job, the quote it cites included, or of all, each signature checked; first written first.
 
         Raises:
             LedgerError: The file cannot be read, or was altered.

@@ -24,7 +24,13 @@ _IS_UNRESOLVED: Final = """number IN (
     WHERE tranche.state NOT IN ('released', 'failed', 'expired')
 )"""
 _ALL_EVIDENCE: Final = GET_EVIDENCE + " WHERE number > ? ORDER BY number LIMIT ?"
-_EVIDENCE_OF_JOB: Final = GET_EVIDENCE + " WHERE job_id = ? AND number > ? ORDER BY number LIMIT ?"
+_IS_OF_JOB: Final = """number IN (
+    SELECT number FROM evidence WHERE job_id = ?
+    UNION
+    SELECT evidence.number FROM job JOIN evidence ON evidence.side = job.side AND evidence.event_id = job.quote_id
+    WHERE job.job_id = ?
+)"""
+_EVIDENCE_OF_JOB: Final = GET_EVIDENCE + " WHERE " + _IS_OF_JOB + " AND number > ? ORDER BY number LIMIT ?"
 
 ResultT = TypeVar("ResultT")
 
@@ -84,7 +90,7 @@ class LedgerReader:
         if job_id is None:
             found = self._read(lambda: self._fetch_evidence(_ALL_EVIDENCE, (after, PAGE_ROWS)))
         else:
-            found = self._read(lambda: self._fetch_evidence(_EVIDENCE_OF_JOB, (job_id, after, PAGE_ROWS)))
+            found = self._read(lambda: self._fetch_evidence(_EVIDENCE_OF_JOB, (job_id, job_id, after, PAGE_ROWS)))
         return EvidencePage(tuple(evidence for _, evidence in found), found[-1][0] if len(found) == PAGE_ROWS else None)
 
     def _fetch_jobs(self, question: str, values: tuple[object, ...]) -> list[tuple[int, LedgerJob]]:

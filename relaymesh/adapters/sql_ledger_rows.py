@@ -50,7 +50,8 @@ ON CONFLICT (side, client, job_id, tranche) DO UPDATE SET
 GET_EVIDENCE: Final = "SELECT number, side, job_id, event, plaintext FROM evidence"
 PUT_EVIDENCE: Final = """
 INSERT INTO evidence (side, event_id, job_id, event, plaintext) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (side, event_id) DO UPDATE SET job_id = excluded.job_id, plaintext = excluded.plaintext
+ON CONFLICT (side, event_id) DO UPDATE SET plaintext = excluded.plaintext
+    WHERE (plaintext IS NULL) <> (excluded.plaintext IS NULL) -- the event fixes what it says
 """
 
 

@@ -33,7 +33,7 @@ from relaymesh.machines.job_outcome import (
 )
 from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import TransitionTable
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.settlement import (
     InvoiceOffered,
     JobAccounted,
@@ -156,7 +156,7 @@ class ClientJob:
         self._move("start", _S.WAITING)
         self._created_at_ms, self._observation.started = now.unix_ms, now.instant
         self._effects += [
-            Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id, self._signer))),
+            Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id))),
             Send(self.job_message()),
             Send(CreditMessage(self.job_id, CREDIT_BYTES)),
         ]
@@ -220,7 +220,7 @@ class ClientJob:
 
     def effects(self) -> tuple[ClientJobEffect, ...]:
         """What is to be done, once, in order."""
-        effects, self._effects = tuple(self._effects), []
+        effects, self._effects = join_stores(self._effects), []
         return effects
 
     def break_off(self, refusal: Refusal) -> JobEnded:

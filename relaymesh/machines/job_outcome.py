@@ -7,7 +7,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.buyer_settlement import BuyerSettlement
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.market.pricing import cost_within
-from relaymesh.nostr.event import Event, Signer, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import Event, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, Verifier, build_receipt, read_metering
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
@@ -218,7 +218,6 @@ def make_job_record(
     )
 
 
-def keep_quote(contract: SessionContract, job_id: JobId, signer: Signer) -> EvidenceRecord:
+def keep_quote(contract: SessionContract, job_id: JobId) -> EvidenceRecord:
     """The quote as evidence of the price: it was sealed to us, so it is kept with what it says."""
-    quote = contract.quote_event
-    return EvidenceRecord("client", job_id, quote, signer.open(quote.content, quote.public_key))
+    return EvidenceRecord("client", job_id, contract.quote_event, contract.quote_plaintext)

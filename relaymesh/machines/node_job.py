@@ -25,7 +25,7 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.machine import TransitionTable
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.settlement import (
     CreateInvoice,
@@ -213,7 +213,7 @@ class NodeJob:
 
     def effects(self) -> tuple[NodeJobEffect, ...]:
         """What is to be done, once, in order."""
-        effects, self._effects = tuple(self._effects), []
+        effects, self._effects = join_stores(self._effects), []
         return effects
 
     # ── admission and messages ────────────────────────────────────────────────────────────────────────────────────

@@ -356,6 +356,7 @@ class Opening:
             quote=chosen.quote,
             term=term,
             lightning_node_id=chosen.choice.candidate.offer.offer.ln_pubkey,
+            quote_plaintext=self._signer.open(chosen.event.content, chosen.event.public_key),
         )
         self._effects.append(SessionAgreed(chosen.choice, contract, accept))
 

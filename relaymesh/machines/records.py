@@ -4,9 +4,10 @@ Fields marked sensitive are encrypted at rest by the ledger's adapter and appear
 erased once it is terminal, preimages and quotes stay as proof.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal
+from typing import Literal, TypeVar
 
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.units import AmountMsat
@@ -125,3 +126,17 @@ class Store:
     """Effect: write these records in one transaction, durably, before any later effect is carried out."""
 
     records: tuple[LedgerRecord, ...]
+
+
+EffectT = TypeVar("EffectT")
+
+
+def join_stores(effects: Sequence[EffectT]) -> tuple[EffectT, ...]:
+    """The same effects, where Stores that follow one another are one: what is durable together costs one flush."""
+    joined: list[EffectT] = []
+    for effect in effects:
+        if isinstance(effect, Store) and joined and isinstance(last := joined[-1], Store):
+            joined[-1] = replace(effect, records=last.records + effect.records)
+        else:
+            joined.append(effect)
+    return tuple(joined)

@@ -40,8 +40,9 @@ class Ledger(Protocol):
         """Insert or replace these records in one transaction; returns only when they are durable.
 
         A job is keyed by (side, client, job id), a tranche by (side, client, job id, tranche), evidence by
-        (side, event id). A tranche comes after its job or in the same write, since nobody would find it without. A
-        terminal tranche never changes again, nor does a payment hash serve two tranches of the client's side.
+        (side, event id): what several jobs share, a session's quote, is kept once, for the first of them. A tranche
+        comes after its job or in the same write, since nobody would find it without. A terminal tranche never changes
+        again, nor does a payment hash serve two tranches of the client's side.
 
         Raises:
             LedgerError: The records could not be made durable, or break one of these rules; none of them was written.
@@ -53,7 +54,10 @@ class Ledger(Protocol):
         ...
 
     async def find_evidence(self, job_id: str | None = None) -> tuple[EvidenceRecord, ...]:
-        """The evidence of one job (or of all), in the order in which it was first written."""
+        """The evidence of one job (or of all), in the order in which it was first written.
+
+        A job's evidence is what was written for it, and the quote that it cites, whichever job that was written for.
+        """
         ...
 
     async def next_sequence(self, scope: str, now: Timestamp) -> int:

@@ -4,8 +4,8 @@ It forgets with its process; whatever opens it again is given the same object.
 """
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
 
 import anyio.lowlevel
 
@@ -41,7 +41,8 @@ class _Tables:
             case TrancheRecord():
                 self._put_tranche(record)
             case EvidenceRecord(side=side, event=event):
-                self.evidence[side, event.id] = record
+                first = self.evidence.get((side, event.id), record)
+                self.evidence[side, event.id] = replace(first, plaintext=record.plaintext)
 
     def _put_tranche(self, record: TrancheRecord) -> None:
         key = (record.side, record.client, record.job_id)
@@ -102,8 +103,12 @@ class MemoryLedger:
     async def find_evidence(self, job_id: str | None = None) -> tuple[EvidenceRecord, ...]:
         """The evidence of one job (or of all), in the order in which it was first written."""
         await anyio.lowlevel.checkpoint()
-        records: Iterable[EvidenceRecord] = self._tables.evidence.values()
-        return tuple(record for record in records if job_id in (None, record.job_id))
+        quotes = {
+            (each.job.side, each.job.quote_id) for each in self._tables.jobs.values() if each.job.job_id == job_id
+        }
+        return tuple(
+            record for key, record in self._tables.evidence.items() if job_id in (None, record.job_id) or key in quotes
+        )
 
     async def next_sequence(self, scope: str, now: Timestamp) -> int:
         """max(last + 1, `now`) for this scope."""

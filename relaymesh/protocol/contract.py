@@ -1,7 +1,7 @@
 """What a handshake agreed on, and what one job under it asks for: the values both sides' machines work from (RM-02)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
@@ -26,6 +26,7 @@ class SessionContract:
         quote: What it says.
         term: The settlement term that both sides named.
         lightning_node_id: The offer's `ln_pubkey`: who invoices must pay.
+        quote_plaintext: What the quote's event says, as it was sealed: the client's, who may have to disclose it.
     """
 
     node: PublicKey
@@ -37,6 +38,7 @@ class SessionContract:
     quote: Quote
     term: QuotedTerm
     lightning_node_id: str
+    quote_plaintext: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from relaymesh.errors import LedgerError, LightningError, LocalProtocolError, RunnerError, RunnerRefused
@@ -53,6 +54,8 @@ MAXIMUM_MESSAGES_PER_JOB: Final = 512
 """What a client may say about one job, over all its connections; more ends the session."""
 MAXIMUM_STARTING_JOBS: Final = 4_096
 """Jobs of one session that are looked up or counted at the same time; more are refused."""
+MAXIMUM_REMEMBERED_JOBS: Final = 4_096
+"""So many jobs of its own a session knows by heart; with more it asks the ledger about each."""
 MAXIMUM_EARLY_MESSAGES: Final = 16
 """What is kept of what a client says about a job that has not begun yet."""
 
@@ -91,7 +94,7 @@ class NodeJobRun:
         self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
-        self._is_paused = False
+        self._is_paused = self._is_under_way = False
         self._heard = 0
 
     def tell(self, message: NodeJobInput) -> None:
@@ -167,6 +170,9 @@ class NodeJobRun:
                 async with self._tools.runner.run(request) as items:
                     async for item in items:
                         self._take_item(item)
+                        if not self._is_under_way:
+                            self._is_under_way = True
+                            await anyio.lowlevel.checkpoint()  # the first output leaves before a second is made
                         while not self._may_go_on():
                             await self._may_produce.wait()
                             self._may_produce = anyio.Event()
@@ -194,6 +200,7 @@ class ServedSession:
         self._secrets, self._tools, self._model = secrets, tools, model
         self._jobs: dict[JobId, NodeJobRun] = {}
         self._starting: dict[JobId, list[SessionMessage]] = {}
+        self._begun: set[JobId] = set()
         self._tasks: TaskGroup | None = None
         self.driver: SessionDriver | None = None
 
@@ -295,6 +302,13 @@ class ServedSession:
             self._refuse(job_id, refuse(RefusalCode.INTERNAL, reason))
         self.driver.finish_job(job_id)
 
+    def _is_new(self, message: JobMessage) -> bool:
+        """Whether no ledger can know this job: its id was made in this session, and the session has not seen it yet."""
+        if message.session is not None or message.job_id in self._begun or len(self._begun) >= MAXIMUM_REMEMBERED_JOBS:
+            return False
+        self._begun.add(message.job_id)
+        return True
+
     async def _is_known(self, job_id: JobId) -> bool:
         """Whether this client's job is in the ledger; another client's job of the same id is none of its business."""
         found = await self._tools.ledger.find_jobs(JobQuery(side="node", job_id=job_id))
@@ -302,7 +316,7 @@ class ServedSession:
 
     async def _prepare(self, message: JobMessage) -> NodeJob | None:
         """A machine for this job; None when it is refused, or was done before and its record is sent again."""
-        if await self._is_known(message.job_id):
+        if not self._is_new(message) and await self._is_known(message.job_id):
             await self._resend_record(message.job_id)
             return None
         tokens = await self._count_input(message)

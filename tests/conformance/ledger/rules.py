@@ -261,6 +261,19 @@ async def evidence_is_kept_once_and_found_in_the_order_it_was_written(opener: Op
         assert await ledger.find_evidence(job_id(3)) == ()
 
 
+async def a_quote_that_two_jobs_of_a_session_rest_on_is_found_for_both(opener: Opener) -> None:
+    quote, other = make_evidence(1, content="{}", plaintext=PLAINTEXT), make_evidence(2, content="[]")
+    jobs = [make_job(number, quote_id=quote.event.id) for number in (1, 2)]
+    async with opener() as ledger:
+        for job in (*jobs, make_job(3), make_job(1, side="node", quote_id=other.event.id)):
+            await ledger.write((job, replace(quote, job_id=job.job_id)) if job in jobs else (job,))
+        await ledger.write((other,))
+        assert await ledger.find_evidence() == (quote, other)
+        assert await ledger.find_evidence(job_id(1)) == (quote,)
+        assert await ledger.find_evidence(job_id(2)) == (quote, other)
+        assert await ledger.find_evidence(job_id(3)) == ()
+
+
 async def each_side_keeps_evidence_of_its_own(opener: Opener) -> None:
     both = (make_evidence(), make_evidence(side="node", plaintext=PLAINTEXT))
     async with opener() as ledger:
@@ -384,6 +397,7 @@ RULES: tuple[Rule, ...] = (
     jobs_are_found_by_side_and_by_the_beginning_of_their_id,
     unresolved_jobs_are_those_that_are_open_or_whose_money_may_move,
     evidence_is_kept_once_and_found_in_the_order_it_was_written,
+    a_quote_that_two_jobs_of_a_session_rest_on_is_found_for_both,
     each_side_keeps_evidence_of_its_own,
     a_sensitive_field_is_gone_once_a_record_leaves_it_out,
     a_sequence_begins_at_now_and_then_always_grows,
