@@ -111,7 +111,7 @@ def read_plaintext(event: VerifiedEvent, plaintext: str) -> MarketMessage | Refu
     version = fields.get("v")
     if version != PROTOCOL_VERSION or isinstance(version, bool):
         return refuse(RefusalCode.UNSUPPORTED_VERSION, f"this side speaks version {PROTOCOL_VERSION}")
-    return message_type.from_text(plaintext, maximum_bytes=MAXIMUM_PLAINTEXT_BYTES)
+    return message_type.from_checked(plaintext)
 
 
 def is_timely(event: VerifiedEvent, now: Moment) -> bool:

@@ -36,6 +36,15 @@ class WireValue(BaseModel):
             RemoteProtocolError: The text breaks a content rule or a field is missing, mistyped or out of range.
         """
         check_content(text, maximum_bytes=maximum_bytes)
+        return cls.from_checked(text)
+
+    @classmethod
+    def from_checked(cls, text: str) -> Self:
+        """Read the value from JSON text that `check_content` has let through.
+
+        Raises:
+            RemoteProtocolError: A field is missing, mistyped or out of range.
+        """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -111,7 +120,10 @@ def _read_compact(data: bytes) -> dict[str, Any] | None:
         is_compact = orjson.dumps(value) == data
     except (ValueError, TypeError):
         return None
-    return value if is_compact and isinstance(value, dict) and _is_shallow(value, MAXIMUM_DEPTH) else None
+    if not is_compact or not isinstance(value, dict):
+        return None
+    has_few_brackets = data.count(b"[") + data.count(b"{") <= MAXIMUM_DEPTH
+    return value if has_few_brackets or _is_shallow(value, MAXIMUM_DEPTH) else None
 
 
 def _is_shallow(value: Any, depth: int) -> bool:

@@ -97,7 +97,8 @@ class Node:
         self._settings, self._relays, self._listener, self._tools = settings, relays, listener, tools
         self._offers: dict[EventId, SignedOffer] = {}
         self._sessions: dict[SessionId, ServedSession] = {}
-        self._crowded: frozenset[PublicKey] = frozenset()
+        self._held: Counter[PublicKey] = Counter()
+        self._crowded: set[PublicKey] = set()
         self._ephemeral = KeyPair.generate()  # for the next session, whoever opens it
         self._tasks: TaskGroup | None = None
         self._reception: Reception | None = None
@@ -249,7 +250,7 @@ class Node:
         if len(self._sessions) >= self._settings.maximum_sessions:
             load = type(load)(free=0, queue=load.queue, draining=load.draining)
         if self._reception is not None:
-            self._reception.update(self._offers, load, self._crowded)
+            self._reception.update(self._offers, load, frozenset(self._crowded))
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +267,7 @@ class Node:
         session = ServedSession(contract, secrets, self._tools, contract.quote.row.model)
         session.driver = SessionDriver(machine, machine.receive, session, self._tools.clock)
         self._sessions[contract.session_id] = session
-        self._count_sessions()
+        self._count_session(contract.client, +1)
         self._tasks.start_soon(self._run_session, session)
 
     async def _run_session(self, session: ServedSession) -> None:
@@ -275,14 +276,18 @@ class Node:
                 await session.run()
         finally:
             self._sessions.pop(session.contract.session_id, None)
-            self._count_sessions()
+            self._count_session(session.contract.client, -1)
             self._update_reception()
 
-    def _count_sessions(self) -> None:
-        """Who has as many sessions as one key may have; a client needs one, and a few more while it comes back."""
-        held = Counter(session.contract.client for session in self._sessions.values())
-        most = self._settings.maximum_sessions_per_client
-        self._crowded = frozenset(client for client, sessions in held.items() if sessions >= most)
+    def _count_session(self, client: PublicKey, change: int) -> None:
+        """Note who has as many sessions as one key may have; a client needs one, and a few more while it comes back."""
+        self._held[client] += change
+        if self._held[client] >= self._settings.maximum_sessions_per_client:
+            self._crowded.add(client)
+        else:
+            self._crowded.discard(client)
+        if self._held[client] == 0:
+            del self._held[client]
 
     async def _accept(self, connection: Connection) -> None:
         """A connection says HELLO within five seconds, for a session that is expected, or is closed."""
