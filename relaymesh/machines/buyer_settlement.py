@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
+from relaymesh.machines.machine import earliest
 from relaymesh.machines.records import Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import (
     BuyerEffect,
@@ -86,7 +87,7 @@ class BuyerSettlement:
 
     def deadline(self) -> Instant | None:
         """When the next look-up of an unknown payment is due."""
-        return min((instant for instant, _ in self._look_ups.values()), default=None)
+        return earliest(*[instant for instant, _ in self._look_ups.values()])
 
     def handle_deadline(self, now: Moment) -> None:
         """Look up every payment whose time has come, each time after a longer pause."""

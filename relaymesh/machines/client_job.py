@@ -32,7 +32,7 @@ from relaymesh.machines.job_outcome import (
     read_record,
 )
 from relaymesh.machines.job_settings import ClientJobSettings
-from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.settlement import (
     InvoiceOffered,
@@ -192,8 +192,7 @@ class ClientJob:
 
     def deadline(self) -> Instant | None:
         """The next time-out or look-up."""
-        instants = (self._timer, self._settlement.deadline())
-        return min((instant for instant in instants if instant is not None), default=None)
+        return earliest(self._timer, self._settlement.deadline())
 
     def handle_deadline(self, now: Moment) -> None:
         """Give up waiting where waiting is over; look up payments that are in doubt."""

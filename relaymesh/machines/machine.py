@@ -41,6 +41,15 @@ class Machine(Protocol[InputT, EffectT]):
         ...
 
 
+def earliest(*instants: Instant | None) -> Instant | None:
+    """The first of these deadlines; those that are None are not set."""
+    first: Instant | None = None
+    for instant in instants:
+        if instant is not None and (first is None or instant < first):
+            first = instant
+    return first
+
+
 @dataclass(frozen=True, slots=True)
 class Transition(Generic[StateT]):
     """One row of a transition table: in `source`, on `trigger`, go to `target`."""

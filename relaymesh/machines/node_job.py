@@ -24,7 +24,7 @@ from relaymesh.machines.job_events import (
 )
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.job_settings import NodeJobSettings
-from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.settlement import (
@@ -199,8 +199,7 @@ class NodeJob:
 
     def deadline(self) -> Instant | None:
         """The next time-out."""
-        instants = (self._timer, self._disconnected_until)
-        return min((instant for instant in instants if instant is not None), default=None)
+        return earliest(self._timer, self._disconnected_until)
 
     def handle_deadline(self, now: Moment) -> None:
         """Stop waiting for a client that is gone, or for a receipt that does not come."""

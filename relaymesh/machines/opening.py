@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.entropy import Entropy
-from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.opening_events import (
     EventArrived,
     Mine,
@@ -149,7 +149,7 @@ class Opening:
     def deadline(self) -> Instant | None:
         """The next retransmission or decision."""
         instants = [request.resend_at for request in self._requests if not request.answered]
-        return min((instant for instant in (*instants, self._decide_at) if instant is not None), default=None)
+        return earliest(*instants, self._decide_at)
 
     def handle_deadline(self, now: Moment) -> None:
         """Send again what is due, decide when it is time."""

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final, assert_never
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.relay_connection_interface import (
     Authenticated,
     Connect,
@@ -154,9 +154,8 @@ class RelayConnection:
     def deadline(self) -> Instant | None:
         """When `handle_deadline` must be called at the latest, or None while nothing is timed."""
         instants = [unanswered.until for unanswered in self._unanswered.values()]
-        instants += [each.retry_at for each in self._subscriptions.values() if each.retry_at is not None]
-        instants += [each for each in (self._retry_at, self._authentication_until) if each is not None]
-        return min(instants, default=None)
+        retries = [each.retry_at for each in self._subscriptions.values()]
+        return earliest(*instants, *retries, self._retry_at, self._authentication_until)
 
     def handle_deadline(self, now: Moment) -> None:
         """Act on every deadline that has passed by `now`."""

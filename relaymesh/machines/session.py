@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.machines.machine import TransitionTable
+from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.session_interface import (
     CloseConnection,
     Closed,
@@ -99,7 +99,7 @@ class Session(ABC):
 
     def deadline(self) -> Instant | None:
         """When `handle_deadline` must be called at the latest, or None while nothing is timed."""
-        return min((instant for instant, _ in self._timers()), default=None)
+        return earliest(*[instant for instant, _ in self._timers()])
 
     def handle_deadline(self, now: Moment) -> None:
         """Act on every deadline that has passed by `now`."""
