@@ -8,6 +8,7 @@ from relaymesh.adapters.invoices import MAXIMUM_DESCRIPTION_BYTES, InvoiceDraft,
 from relaymesh.lightning_sim.answers import BAD_PARAMETERS, LABEL_TAKEN, PREIMAGE_TAKEN, RpcFailure
 from relaymesh.lightning_sim.ledger import Ledger
 from relaymesh.lightning_sim.records import CURRENCY, AttemptRecord, InvoiceRecord, NodeRecord
+from relaymesh.ports.lightning import MAXIMUM_INVOICE_LABEL_BYTES
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Timestamp
 
 
@@ -16,7 +17,7 @@ class InvoiceTerms:
     """What `invoice` was asked for.
 
     Args:
-        label: Unique at the node.
+        label: Unique at the node, at most 128 bytes.
         amount_msat: None where the payer is to choose.
         description: At most 639 bytes, unless only its hash goes into the invoice.
         expiry_seconds: At least 0.
@@ -42,6 +43,8 @@ def issue(
     Raises:
         RpcFailure: −32602, 900 or 901.
     """
+    if len(terms.label.encode()) > MAXIMUM_INVOICE_LABEL_BYTES:
+        raise RpcFailure(BAD_PARAMETERS, f"Label '{terms.label}' over {MAXIMUM_INVOICE_LABEL_BYTES} bytes")
     length = len(terms.description.encode())
     if length > MAXIMUM_DESCRIPTION_BYTES and not terms.hash_only:
         raise RpcFailure(

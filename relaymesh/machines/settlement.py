@@ -20,6 +20,8 @@ from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import InvoiceMessage, JobId
 from relaymesh.units import AmountMsat
 
+_KEY_CHARACTERS_IN_LABEL: Final = 32
+
 _State = TrancheState
 TRANCHE_TRANSITIONS: Final = TransitionTable(
     _State.OFFERED,
@@ -269,5 +271,9 @@ class Tranches:
 
 
 def invoice_label(client: PublicKey, job_id: str, tranche: int) -> str:
-    """The invoice label of one tranche: the same for ever, so that a restart never invoices twice."""
-    return f"relaymesh/{client}/{job_id}/{tranche}"
+    """The invoice label of one tranche: the same for ever, so that a restart never invoices twice.
+
+    Half of the client's key keeps it within the 128 bytes that Core Lightning takes, and nobody finds another key with
+    the same half.
+    """
+    return f"relaymesh/{client[:_KEY_CHARACTERS_IN_LABEL]}/{job_id}/{tranche}"

@@ -6,7 +6,7 @@ The outcome of a payment has three values, and *unknown* never becomes *failed* 
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from relaymesh.protocol.payment import DecodedInvoice as DecodedInvoice
 from relaymesh.protocol.payment import PaymentAbsent as PaymentAbsent
@@ -17,13 +17,16 @@ from relaymesh.protocol.payment import PaymentSucceeded as PaymentSucceeded
 from relaymesh.protocol.payment import PaymentUnknown as PaymentUnknown
 from relaymesh.units import AmountMsat, Timestamp
 
+MAXIMUM_INVOICE_LABEL_BYTES: Final = 128
+"""What Core Lightning takes; a longer label is refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class InvoiceRequest:
     """What a payee asks its wallet for.
 
     Args:
-        label: The invoice label; the same label always means the same invoice.
+        label: The invoice label, at most 128 bytes; the same label always means the same invoice.
         amount_msat: At least 1.
         description: At most 639 bytes (BOLT 11); never anything about the prompt.
         expiry_seconds: How long it can be paid.
@@ -101,7 +104,8 @@ class InvoiceIssuer(Protocol):
         """Issue the invoice, or hand back the one already issued under this label.
 
         Raises:
-            LightningError: The wallet is out of reach, or the label or preimage is taken by a different invoice.
+            LightningError: The wallet is out of reach, the label or preimage is taken by a different invoice, or the
+                label is too long.
         """
         ...
 

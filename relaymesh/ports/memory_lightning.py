@@ -16,6 +16,7 @@ import anyio
 
 from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
+    MAXIMUM_INVOICE_LABEL_BYTES,
     DecodedInvoice,
     Invoice,
     InvoiceRequest,
@@ -175,6 +176,8 @@ class MemoryWallet:
             return self._same_invoice(known, request)
         if request.amount_msat < 1 or request.expiry_seconds < 1:
             raise LightningError("an invoice needs a positive amount and a positive expiry")
+        if len(request.label.encode()) > MAXIMUM_INVOICE_LABEL_BYTES:
+            raise LightningError(f"an invoice's label must have at most {MAXIMUM_INVOICE_LABEL_BYTES} bytes")
         if len(request.description.encode()) > _MAXIMUM_DESCRIPTION_BYTES:
             raise LightningError(f"an invoice's description must have at most {_MAXIMUM_DESCRIPTION_BYTES} bytes")
         drawn = hashlib.sha256(f"{self.name} {request.label}".encode()).digest()

@@ -183,6 +183,12 @@ def test_an_invoice_is_paid_once_whoever_pays() -> None:
     assert network.fails("hub", "xpay", invstring=invoice["bolt11"]).code == 203
 
 
+def test_a_label_of_more_than_128_bytes_is_refused_in_the_words_of_a_real_nodes_source() -> None:
+    label = 129 * "x"
+    refused = alice_and_bob().fails("bob", "invoice", amount_msat=1, label=label, description="d")
+    assert (refused.code, refused.message) == (-32602, f"Label '{label}' over 128 bytes")
+
+
 def test_a_payer_pays_once_however_often_it_is_told_to() -> None:
     network = alice_and_bob()
     invoice = network.invoice("bob")

@@ -18,10 +18,11 @@ from relaymesh.machines.job_events import (
 )
 from relaymesh.machines.node_job import NodeJobState
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheRecord, TrancheState
-from relaymesh.machines.settlement import InvoiceResolved, LookUpPayment, Pay, PaymentResolved
-from relaymesh.market.pricing import cost
+from relaymesh.machines.settlement import InvoiceResolved, LookUpPayment, Pay, PaymentResolved, invoice_label
+from relaymesh.market.pricing import MAXIMUM_TRANCHES, cost
 from relaymesh.nostr.event import UnsignedEvent
 from relaymesh.nostr.keys import verify
+from relaymesh.ports.lightning import MAXIMUM_INVOICE_LABEL_BYTES
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.payment import (
     DecodedInvoice,
@@ -35,12 +36,13 @@ from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
     ErrorMessage,
     InvoiceMessage,
+    JobId,
     JobMessage,
     OutputMessage,
     ResumeMessage,
 )
 from relaymesh.units import AmountMsat, Timestamp
-from tests.machines.pair import BODY, LIGHTNING_NODE_ID, NODE, Pair, contract, order, preimage_of, price_row
+from tests.machines.pair import BODY, CLIENT, LIGHTNING_NODE_ID, NODE, Pair, contract, order, preimage_of, price_row
 
 
 def completed(**arguments: object) -> Pair:
@@ -225,6 +227,12 @@ def test_a_tranche_above_the_exposure_that_the_quote_stated_is_never_paid() -> N
     assert pair.wallets.paid == {}
     assert pair.outcome is not None and pair.outcome.refusal is not None
     assert "at stake" in pair.outcome.refusal.reason
+
+
+def test_an_invoice_label_is_no_longer_than_a_lightning_node_takes() -> None:
+    labels = {invoice_label(key.public_key, JobId(64 * "a"), MAXIMUM_TRANCHES) for key in (CLIENT, NODE)}
+    assert len(labels) == 2
+    assert max(map(len, labels)) <= MAXIMUM_INVOICE_LABEL_BYTES
 
 
 def test_tranches_that_a_high_minimum_makes_free_have_no_invoice() -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from relaymesh.errors import LightningError
 from relaymesh.ports.lightning import (
+    MAXIMUM_INVOICE_LABEL_BYTES,
     DecodedInvoice,
     Invoice,
     InvoiceRequest,
@@ -156,6 +157,14 @@ async def a_label_never_stands_for_two_invoices(subject: WalletsUnderTest) -> No
     ):
         with pytest.raises(LightningError):
             await subject.payee.create_invoice(other)
+
+
+async def a_label_may_have_128_bytes_and_no_more(subject: WalletsUnderTest) -> None:
+    request = new_request()
+    longest = request.label.ljust(MAXIMUM_INVOICE_LABEL_BYTES, "x")
+    assert (await subject.payee.create_invoice(replace(request, label=longest))).label == longest
+    with pytest.raises(LightningError):
+        await subject.payee.create_invoice(replace(request, label=longest + "x"))
 
 
 async def a_chosen_preimage_is_what_the_payer_gets(subject: WalletsUnderTest) -> None:
@@ -323,6 +332,7 @@ RULES: tuple[Rule, ...] = (
     an_invoice_says_what_was_asked_for,
     the_same_label_is_the_same_invoice,
     a_label_never_stands_for_two_invoices,
+    a_label_may_have_128_bytes_and_no_more,
     a_chosen_preimage_is_what_the_payer_gets,
     a_preimage_serves_one_invoice,
     a_payment_arrives_once_and_whole,
