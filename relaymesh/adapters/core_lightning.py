@@ -60,7 +60,10 @@ class CoreLightningWallet:
         self._payer = CoreLightningPayer(self._rpc, self._calls)
 
     async def create_invoice(self, request: InvoiceRequest) -> Invoice:
-        """As the port says. A label in use is looked up and compared; a preimage in use is an error."""
+        """As the port says.
+
+        A label in use is looked up and compared. So is one whose preimage is in use, which a node notices first.
+        """
         parameters: dict[str, Any] = {
             "amount_msat": int(request.amount_msat),
             "label": request.label,
@@ -72,11 +75,16 @@ class CoreLightningWallet:
         try:
             reply = await self._call("invoice", parameters)
         except NodeRefused as refused:
-            if refused.code == _LABEL_TAKEN:
-                return await self._find_issued(request)
+            if refused.code not in (_LABEL_TAKEN, _PREIMAGE_TAKEN):
+                raise
+            issued = await self._find_issued(request)
+            if issued is not None:
+                return issued
             if refused.code == _PREIMAGE_TAKEN:
                 raise LightningError("the preimage belongs to an invoice already, each invoice needs one") from refused
-            raise
+            raise LightningError(
+                "the invoice label was taken a moment ago and is now free", retryable=True
+            ) from refused
         self._watch_capacity(reply)
         invoice = read_invoice(reply, request.label, request.amount_msat)
         if request.preimage is not None and invoice.payment_hash != hashlib.sha256(request.preimage).hexdigest():
@@ -153,11 +161,11 @@ class CoreLightningWallet:
         rows = read_rows(await self._call("listinvoices", {"label": label}), "invoices")
         return rows[0] if rows else None
 
-    async def _find_issued(self, request: InvoiceRequest) -> Invoice:
-        """The invoice that has this label already, if it is the one that was asked for."""
+    async def _find_issued(self, request: InvoiceRequest) -> Invoice | None:
+        """The invoice that has this label already, if any; LightningError if it is not the one that was asked for."""
         row = await self._find_row(request.label)
         if row is None:
-            raise LightningError("the invoice label was taken a moment ago and is now free", retryable=True)
+            return None
         invoice = read_invoice(row, request.label, request.amount_msat)
         differs = row.get("description") != request.description or read_msat(row, "amount_msat") != request.amount_msat
         if request.preimage is not None:

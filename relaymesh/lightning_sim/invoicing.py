@@ -53,10 +53,10 @@ def issue(
         )
     preimage = entropy(32) if terms.preimage is None else terms.preimage
     payment_hash = hashlib.sha256(preimage).hexdigest()
-    if terms.label in ledger.invoices.get(payee.name, {}):
-        raise RpcFailure(LABEL_TAKEN, f"Duplicate label '{terms.label}'")
     if ledger.invoice_with_hash(payee.name, payment_hash) is not None:
         raise RpcFailure(PREIMAGE_TAKEN, "preimage already used")
+    if terms.label in ledger.invoices.get(payee.name, {}):
+        raise RpcFailure(LABEL_TAKEN, f"Duplicate label '{terms.label}'")
     payment_secret = entropy(32).hex()
     created_at = now_ms // MILLISECONDS_PER_SECOND
     record = InvoiceRecord(

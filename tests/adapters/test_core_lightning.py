@@ -58,12 +58,10 @@ async def test_an_expiry_is_always_set_and_a_preimage_only_where_chosen(tmp_path
     assert "preimage" not in sent
 
 
-async def test_a_label_in_use_is_looked_up_and_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", ["invoice_error_label_exists", "invoice_error_preimage_exists"])
+async def test_an_invoice_issued_before_is_looked_up_and_compared(tmp_path: Path, refusal: str) -> None:
     request = _invoice_request()
-    scripts = {
-        "invoice": [response_of("invoice_error_label_exists")],
-        "listinvoices": [response_of("listinvoices_unpaid")],
-    }
+    scripts = {"invoice": [response_of(refusal)], "listinvoices": [response_of("listinvoices_unpaid")]}
     async with replay(tmp_path, **scripts) as node:
         wallet = CoreLightningWallet(node.rpc_path)
         assert (await wallet.create_invoice(request)).bolt11 == response_of("invoice")["result"]["bolt11"]
@@ -76,6 +74,19 @@ async def test_a_label_in_use_is_looked_up_and_compared(tmp_path: Path) -> None:
                 await wallet.create_invoice(other)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "is_retryable"), [("invoice_error_label_exists", True), ("invoice_error_preimage_exists", False)]
+)
+async def test_what_is_in_use_under_no_label_of_ours_is_an_error(
+    tmp_path: Path, refusal: str, is_retryable: bool
+) -> None:
+    scripts = {"invoice": [response_of(refusal)], "listinvoices": [response_of("listinvoices_none")]}
+    async with replay(tmp_path, **scripts) as node:
+        with pytest.raises(LightningError) as raised:
+            await CoreLightningWallet(node.rpc_path).create_invoice(_invoice_request())
+    assert raised.value.retryable is is_retryable
+
+
 REFUSED_INVOICES = [
     "invoice_description_long",
     *(name for name in recorded() if name.startswith("invoice_error") and name != "invoice_error_label_exists"),
@@ -86,7 +97,7 @@ REFUSED_INVOICES = [
 async def test_a_refused_invoice_is_an_error_that_never_tells_the_preimage(tmp_path: Path, name: str) -> None:
     request = replace(_invoice_request(), preimage=bytes.fromhex("ab" * 32))
     refusal = json.loads(json.dumps(response_of(name)).replace("abcd", "ab" * 32))
-    async with replay(tmp_path, invoice=[refusal]) as node:
+    async with replay(tmp_path, invoice=[refusal], listinvoices=[response_of("listinvoices_none")]) as node:
         with pytest.raises(LightningError) as raised:
             await CoreLightningWallet(node.rpc_path).create_invoice(request)
     assert not raised.value.retryable

@@ -189,6 +189,13 @@ def test_a_label_of_more_than_128_bytes_is_refused_in_the_words_of_a_real_nodes_
     assert (refused.code, refused.message) == (-32602, f"Label '{label}' over 128 bytes")
 
 
+def test_a_preimage_in_use_is_noticed_before_a_label_in_use_as_a_real_nodes_source_has_it() -> None:
+    network = alice_and_bob()
+    network.invoice("bob", preimage="07" * 32)
+    refused = network.fails("bob", "invoice", amount_msat=1, label="one", description="d", preimage="07" * 32)
+    assert (refused.code, refused.message) == (901, "preimage already used")
+
+
 def test_a_payer_pays_once_however_often_it_is_told_to() -> None:
     network = alice_and_bob()
     invoice = network.invoice("bob")
