@@ -1,6 +1,7 @@
 """Core Lightning's replies, read into the port's values; what is missing or misshapen is an error, never a guess."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,10 +16,12 @@ from relaymesh.ports.lightning import (
     PaymentSucceeded,
     PaymentUnknown,
 )
-from relaymesh.units import AmountMsat, Timestamp
+from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
 
 FAILED_BEFORE: Final = -1
 """The code of a payment that the node lists as failed: its list does not say why."""
+
+_OLDER_AMOUNT: Final = re.compile(r"[0-9]{1,16}(msat)?")
 
 _STATUSES: Final = {
     "unpaid": InvoiceStatus.OPEN,
@@ -36,18 +39,18 @@ def read_text(reply: Mapping[str, Any], name: str) -> str:
 
 
 def read_integer(reply: Mapping[str, Any], name: str) -> int:
-    """The number called `name`, at least 0; a fraction (some times have one) is dropped."""
+    """The whole number called `name`, from 0 to 2^53 − 1."""
     value = reply.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if type(value) is not int or not 0 <= value <= MAXIMUM_INTEGER:
         raise LightningError(f"the Lightning node's answer should hold the number {name!r}, it does not")
-    return int(value)
+    return value
 
 
 def read_msat(reply: Mapping[str, Any], name: str) -> AmountMsat:
     """The amount called `name`: a plain number, or one with `msat` behind it (before v23.08)."""
     value = reply.get(name)
-    if isinstance(value, str) and value.isascii() and value.removesuffix("msat").isdecimal():
-        return AmountMsat(int(value.removesuffix("msat")))
+    if isinstance(value, str) and _OLDER_AMOUNT.fullmatch(value):
+        reply = {name: int(value.removesuffix("msat"))}
     return AmountMsat(read_integer(reply, name))
 
 
@@ -95,7 +98,7 @@ def read_payment(rows: list[dict[str, Any]], payment_hash: str) -> PaymentLookup
     There may be several: one for each time it was tried. Any that is complete decides, else any that is pending, and
     only where all failed has it failed. No row at all means that nothing was ever sent.
     """
-    by_status = {row.get("status"): row for row in rows if row.get("payment_hash") == payment_hash}
+    by_status = {str(row.get("status")): row for row in rows if row.get("payment_hash") == payment_hash}
     if "complete" in by_status:
         return read_success(by_status["complete"], payment_hash, "preimage")
     if by_status.keys() - {"failed"}:

@@ -237,11 +237,16 @@ async def test_a_node_that_is_not_there_is_a_retryable_error_that_names_the_sock
         {"result": {"invoices": [{"status": "paid", "amount_received_msat": "some"}]}},
         {"result": {"invoices": [{"status": "paid", "amount_received_msat": -1}]}},
         {"result": {"invoices": [{"status": "paid", "amount_received_msat": True}]}},
+        {"result": {"invoices": [{"status": "paid", "amount_received_msat": 99_999.5}]}},
+        {"result": {"invoices": [{"status": "paid", "amount_received_msat": float("inf")}]}},
+        {"result": {"invoices": [{"status": "paid", "amount_received_msat": float("nan")}]}},
+        {"result": {"invoices": [{"status": "paid", "amount_received_msat": 2**53}]}},
+        {"result": {"invoices": [{"status": "paid", "amount_received_msat": "9" * 5_000 + "msat"}]}},
         {"error": "text"},
         {"error": {}},
         {"error": {"code": -1, "message": "x" * 10_000}},
     ],
-    ids=str,
+    ids=lambda reply: str(reply)[:80],
 )
 async def test_whatever_makes_no_sense_is_an_error_and_never_a_guess(tmp_path: Path, reply: dict[str, Any]) -> None:
     async with replay(tmp_path, listinvoices=[reply]) as node:

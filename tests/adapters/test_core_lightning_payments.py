@@ -358,6 +358,38 @@ async def test_any_doubt_in_the_rows_is_unknown(
         assert isinstance(await CoreLightningWallet(node.rpc_path).lookup_payment(order.payment_hash), expected)
 
 
+NONSENSE = [
+    {"result": {"pays": {}}},
+    {"result": {"pays": [None]}},
+    _list({"payment_hash": "", "status": []}),
+    _list({"payment_hash": "", "status": None}),
+    _list({"payment_hash": "", "status": "complete", "preimage": 7}),
+    {"text": '{"result": {"pays": [\n\n'},
+    {"text": "[1]\n\n"},
+]
+
+
+@pytest.mark.parametrize("reply", NONSENSE, ids=str)
+async def test_a_list_that_makes_no_sense_is_unknown_and_raises_nothing(tmp_path: Path, reply: dict[str, Any]) -> None:
+    order = _order("xpay_error_payee_down", deadline_ms=50)
+    for row in reply["result"]["pays"] if "result" in reply else ():
+        if row is not None:
+            row["payment_hash"] = order.payment_hash
+    async with replay(tmp_path, xpay=[response_of("xpay_error_payee_down")], listpays=[reply]) as node:
+        wallet = CoreLightningWallet(node.rpc_path)
+        assert isinstance(await wallet.lookup_payment(order.payment_hash), PaymentUnknown)
+        assert isinstance(await wallet.pay(order), PaymentUnknown)
+
+
+@pytest.mark.parametrize("amount", [None, "some", -1, 100_000.5, float("inf"), float("nan"), 2**53])
+async def test_an_answer_whose_amounts_make_no_sense_is_unknown_and_raises_nothing(
+    tmp_path: Path, amount: object
+) -> None:
+    order = _order("xpay", deadline_ms=50)
+    reply = {"result": {**response_of("xpay")["result"], "amount_sent_msat": amount}}
+    assert isinstance(await _pay(tmp_path, order, xpay=[reply], listpays=[NOTHING]), PaymentUnknown)
+
+
 async def test_two_looks_that_differ_are_unknown(tmp_path: Path) -> None:
     order = _order("xpay")
     async with replay(tmp_path, listpays=[NOTHING, _list(_row(order, "failed"))]) as node:
