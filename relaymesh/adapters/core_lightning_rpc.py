@@ -118,7 +118,7 @@ class _Exchange:
         try:
             return self._rpc.call(self._method, self._parameters)
         except RpcError as error:
-            refusal = self._explain(error.error)
+            failure = self._explain(error.error)
         except OSError as error:
             if self.is_sent:
                 raise NodeSilent(f"the connection to the Lightning node broke during {self._method}") from error
@@ -126,10 +126,10 @@ class _Exchange:
             if isinstance(error, FileNotFoundError):
                 raise NodeUnreachable(f"there is no Lightning node's socket at {path}; is the node running?") from error
             raise NodeUnreachable(f"the Lightning node at {path} does not answer") from error
-        except Exception as error:  # pyln-client raises whatever a malformed answer makes its parsing raise
-            raise NodeSilent(f"the Lightning node's answer to {self._method} made no sense") from error
-        # Raised out here, apart from its cause: RpcError's text repeats the request, which may hold a preimage.
-        raise refusal
+        except Exception:  # noqa: BLE001 - pyln-client raises whatever a malformed answer makes its parsing raise
+            failure = NodeSilent(f"the Lightning node's answer to {self._method} made no sense")
+        # Raised out here, apart from its cause, whose text repeats request and answer: they may hold a preimage.
+        raise failure
 
     def hang_up(self) -> None:
         """End the call from another thread; afterwards `is_sent` no longer changes."""

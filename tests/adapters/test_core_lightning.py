@@ -282,3 +282,14 @@ async def test_no_preimage_is_logged_or_told(tmp_path: Path, caplog: pytest.LogC
         with pytest.raises(LightningError) as raised:
             await CoreLightningWallet(node.rpc_path).create_invoice(request)
     assert request.preimage.hex() not in caplog.text + _all_that_is_told(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"payment_preimage": "PREIMAGE"}]', '{"id": "another", "result": "PREIMAGE"}', '"PREIMAGE']
+)
+async def test_no_preimage_is_told_of_an_answer_that_makes_no_sense(tmp_path: Path, text: str) -> None:
+    answer = {"text": text.replace("PREIMAGE", "ab" * 32) + "\n\n"}
+    async with replay(tmp_path, listinvoices=[answer]) as node:
+        with pytest.raises(LightningError) as raised:
+            await CoreLightningWallet(node.rpc_path).lookup_invoice("rec-1")
+    assert "abab" not in _all_that_is_told(raised.value)
