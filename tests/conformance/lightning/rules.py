@@ -49,11 +49,14 @@ class WalletsUnderTest:
         payer: Pays.
         payee: Is paid.
         decode: Reads the payee's invoices.
+        rest_seconds: How long a balance has to stay the same before earlier payments count as over: a real node's
+            channel goes on changing for some 100 ms after either side knows that it was paid.
     """
 
     payer: Wallet
     payee: Wallet
     decode: Callable[[str], Awaitable[DecodedInvoice]]
+    rest_seconds: float = 1.0
 
     async def invoice(self, amount_msat: int = 20_000, expiry_seconds: int = 600) -> Invoice:
         """A new invoice of the payee."""
@@ -62,6 +65,21 @@ class WalletsUnderTest:
     async def pay(self, invoice: Invoice, deadline_ms: int = 30_000) -> PaymentOutcome:
         """Let the payer pay it."""
         return await self.payer.pay(order(invoice, deadline_ms))
+
+    async def balance_at_rest(self, wallet: Wallet) -> int:
+        """The wallet's balance once two looks agree: earlier payments may still be leaving the channels."""
+        before = -1
+        with anyio.fail_after(DEADLINE_SECONDS):
+            while (now := (await wallet.info()).balance_msat) != before:
+                before = now
+                await pause(self.rest_seconds)
+        return now
+
+    async def reaches(self, wallet: Wallet, balance_msat: int) -> None:
+        """Wait until the wallet's balance is that, and stays."""
+        with anyio.fail_after(DEADLINE_SECONDS):
+            while await self.balance_at_rest(wallet) != balance_msat:
+                pass
 
 
 Rule = Callable[[WalletsUnderTest], Awaitable[None]]
@@ -92,24 +110,6 @@ async def look_until_known(payer: Wallet, payment_hash: str) -> PaymentLookup:
             if not isinstance(found, PaymentUnknown):
                 return found
             await pause(0.05)
-
-
-async def balance_at_rest(wallet: Wallet) -> int:
-    """The wallet's balance once two looks agree: earlier payments may still be leaving the channels."""
-    before = -1
-    with anyio.fail_after(DEADLINE_SECONDS):
-        while (now := (await wallet.info()).balance_msat) != before:
-            before = now
-            await pause(0.1)
-    return now
-
-
-async def reaches(wallet: Wallet, balance_msat: int) -> None:
-    """Wait until the wallet's balance is that."""
-    with anyio.fail_after(DEADLINE_SECONDS):
-        while True:
-            if await balance_at_rest(wallet) == balance_msat:
-                return
 
 
 def succeeded(outcome: PaymentLookup) -> PaymentSucceeded:
@@ -184,28 +184,28 @@ async def a_preimage_serves_one_invoice(subject: WalletsUnderTest) -> None:
 
 
 async def a_payment_arrives_once_and_whole(subject: WalletsUnderTest) -> None:
-    before = await balance_at_rest(subject.payer), await balance_at_rest(subject.payee)
+    before = await subject.balance_at_rest(subject.payer), await subject.balance_at_rest(subject.payee)
     invoice = await subject.invoice(123_456)
     paid = succeeded(await subject.pay(invoice))
     assert hashlib.sha256(paid.preimage).hexdigest() == invoice.payment_hash
     assert paid.amount_msat == 123_456
     assert 0 <= paid.fee_msat <= MAXIMUM_FEE_MSAT
     assert await subject.payee.lookup_invoice(invoice.label) == InvoiceState(InvoiceStatus.PAID, AmountMsat(123_456))
-    assert await subject.payer.lookup_payment(invoice.payment_hash) == paid
-    await reaches(subject.payer, before[0] - paid.amount_msat - paid.fee_msat)
-    await reaches(subject.payee, before[1] + paid.amount_msat)
+    assert await look_until_known(subject.payer, invoice.payment_hash) == paid
+    await subject.reaches(subject.payer, before[0] - paid.amount_msat - paid.fee_msat)
+    await subject.reaches(subject.payee, before[1] + paid.amount_msat)
 
 
 async def paying_again_moves_nothing(subject: WalletsUnderTest) -> None:
     invoice = await subject.invoice()
     first = succeeded(await subject.pay(invoice))
-    balances = await balance_at_rest(subject.payer), await balance_at_rest(subject.payee)
+    balances = await subject.balance_at_rest(subject.payer), await subject.balance_at_rest(subject.payee)
     assert succeeded(await subject.pay(invoice)).preimage == first.preimage
-    assert (await balance_at_rest(subject.payer), await balance_at_rest(subject.payee)) == balances
+    assert (await subject.balance_at_rest(subject.payer), await subject.balance_at_rest(subject.payee)) == balances
 
 
 async def paying_twice_at_the_same_time_pays_once(subject: WalletsUnderTest) -> None:
-    before = await balance_at_rest(subject.payee)
+    before = await subject.balance_at_rest(subject.payee)
     invoice = await subject.invoice()
     outcomes: list[PaymentOutcome] = []
 
@@ -216,7 +216,7 @@ async def paying_twice_at_the_same_time_pays_once(subject: WalletsUnderTest) -> 
         tasks.start_soon(pay)
         tasks.start_soon(pay)
     assert len({succeeded(outcome).preimage for outcome in outcomes}) == 1
-    await reaches(subject.payee, before + invoice.amount_msat)
+    await subject.reaches(subject.payee, before + invoice.amount_msat)
 
 
 async def an_expired_invoice_is_waited_for_no_longer_and_not_paid(subject: WalletsUnderTest) -> None:
@@ -229,10 +229,10 @@ async def an_expired_invoice_is_waited_for_no_longer_and_not_paid(subject: Walle
 
 
 async def more_than_there_is_cannot_be_paid(subject: WalletsUnderTest) -> None:
-    before = await balance_at_rest(subject.payer)
+    before = await subject.balance_at_rest(subject.payer)
     invoice = await subject.invoice((await subject.payer.info()).balance_msat + 1_000_000)
     assert isinstance(await subject.pay(invoice), PaymentFailed)
-    assert await balance_at_rest(subject.payer) == before
+    assert await subject.balance_at_rest(subject.payer) == before
     assert (await subject.payee.lookup_invoice(invoice.label)).status is InvoiceStatus.OPEN
 
 

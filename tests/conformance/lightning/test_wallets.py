@@ -37,12 +37,13 @@ def _kinds() -> list[str]:
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WalletsUnderTest]:
     if request.param == "memory":
         lightning = MemoryLightning()
-        yield WalletsUnderTest(lightning.wallet("payer", BALANCE_MSAT), lightning.wallet("payee"), _decode_memory)
+        wallets = lightning.wallet("payer", BALANCE_MSAT), lightning.wallet("payee")
+        yield WalletsUnderTest(*wallets, _decode_memory, rest_seconds=0)
     elif request.param == "simulated":
         plan = NetworkPlan((WalletPlan("payer", BALANCE_MSAT), WalletPlan("payee", 0)), payment_latency_ms=10)
         async with LightningNetwork.start(tmp_path, plan, lambda: time.time_ns() // 1_000_000) as network:
             payer, payee = (CoreLightningWallet(network.rpc_path(name)) for name in ("payer", "payee"))
-            yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+            yield WalletsUnderTest(payer, payee, decode_invoice_in_thread, rest_seconds=0.05)
     else:
         payer, payee = (CoreLightningWallet(os.environ[name]) for name in (PAYER, PAYEE))
         yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
