@@ -29,7 +29,10 @@ from relaymesh.lightning_sim.simulation import PaymentOrder, Simulation
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
 _LIST_LAG_MS: Final = 40
-"""How long `listpays` calls a failed payment pending; a real node takes 20 to 60 ms, so one look proves nothing."""
+"""How long `xpay` takes to clear up; a real node needs 20 to 60 ms.
+
+Meanwhile `listpays` calls failed attempts pending, so one look proves nothing.
+"""
 
 XPAY: Final = (
     Parameter("invstring", as_text, is_required=True),
@@ -105,7 +108,7 @@ def pay(simulation: Simulation, node: NodeRecord, given: dict[str, Any], now_ms:
 
 def listpays(simulation: Simulation, node: NodeRecord, given: dict[str, Any], now_ms: int) -> Answer:
     """`listpays`: payments by invoice or hash, one row for each time they were tried."""
-    rows = [_describe_in_listpays(attempt, now_ms) for attempt in _select(simulation, node, given)]
+    rows = [_describe_in_listpays(simulation, attempt, now_ms) for attempt in _select(simulation, node, given)]
     return {"pays": [row for row in rows if given.get("status") in (None, row["status"])]}
 
 
@@ -178,7 +181,15 @@ def _describe_pay(attempt: AttemptRecord, created_at: float) -> Result:
     }
 
 
-def _describe_in_listpays(attempt: AttemptRecord, now_ms: int) -> Result:
+def _is_busy(simulation: Simulation, attempt: AttemptRecord, now_ms: int) -> bool:
+    """Whether the payer is still busy with that payment hash, be it with another attempt."""
+    return any(
+        other.completed_ms is None or now_ms < other.completed_ms + _LIST_LAG_MS
+        for other in simulation.ledger.attempts_with_hash(attempt.payer, attempt.payment_hash)
+    )
+
+
+def _describe_in_listpays(simulation: Simulation, attempt: AttemptRecord, now_ms: int) -> Result:
     row: Result = {
         "bolt11": attempt.bolt11,
         "destination": attempt.destination,
@@ -192,7 +203,7 @@ def _describe_in_listpays(attempt: AttemptRecord, now_ms: int) -> Result:
         row["completed_at"] = (attempt.completed_ms or 0) // MILLISECONDS_PER_SECOND
         row["preimage"] = attempt.preimage
     if attempt.status == "failed":
-        if now_ms < (attempt.completed_ms or 0) + _LIST_LAG_MS:
+        if _is_busy(simulation, attempt, now_ms):
             row["status"] = "pending"
         row["amount_sent_msat"] = 0
     else:

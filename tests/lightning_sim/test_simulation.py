@@ -105,6 +105,8 @@ def test_a_hop_fails_a_payment_once_when_told_to(node: str, failure: str, code: 
     assert network.balances_msat() == before
     network.call("alice", "askrene-age", layer="xpay", cutoff=2**53)
     network.call("alice", "xpay", invstring=invoice["bolt11"])
+    assert [row["status"] for row in network.call("alice", "listpays")["pays"]] == ["pending", "complete"]
+    network.pass_time(1_000)
     assert [row["status"] for row in network.call("alice", "listpays")["pays"]] == ["failed", "complete"]
 
 
