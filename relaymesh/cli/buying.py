@@ -27,7 +27,7 @@ OutputOption = Annotated[
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt, from the argument or from standard input.
+    """The prompt, from the argument or from standard input; waits for that, so call it before the event loop starts.
 
     Raises:
         UsageError: There is none.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
-from relaymesh.cli.running import run
+from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, clean_text, short_npub
 from relaymesh.errors import RelayError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relaymesh.settings import Settings
 
 
+@guarded
 def infer(
     prompt: PromptArgument = None,
     model: ModelOption = None,
@@ -31,18 +32,15 @@ def infer(
     The answer goes to standard output, what it cost to standard error.
     """
 
-    async def command() -> int:
-        from relaymesh.cli.buying import read_prompt, wanted_chat
-        from relaymesh.cli.settings_source import load_settings
+    from relaymesh.cli.buying import read_prompt, wanted_chat
+    from relaymesh.cli.settings_source import load_settings
 
-        network = {"relays": relay or None, "allow_private": allow_private}
-        purse = {"lightning_rpc": str(wallet) if wallet else None}
-        settings = load_settings(config, {"network": network, "wallet": purse})
-        text = read_prompt(prompt)
-        wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
-        return await _buy(settings, wanted, as_json)
-
-    run(command)
+    network = {"relays": relay or None, "allow_private": allow_private}
+    purse = {"lightning_rpc": str(wallet) if wallet else None}
+    settings = load_settings(config, {"network": network, "wallet": purse})
+    text = read_prompt(prompt)
+    wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+    run(lambda: _buy(settings, wanted, as_json))
 
 
 async def _buy(settings: "Settings", wanted: "Wanted", as_json: bool) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
-from relaymesh.cli.running import run
+from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.errors import RelayError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from relaymesh.settings import Settings
 
 
+@guarded
 def quote(
     prompt: PromptArgument = None,
     model: ModelOption = None,
@@ -28,13 +29,14 @@ def quote(
 ) -> None:
     """Ask the best nodes for binding quotes; they learn the job's size, not the prompt."""
 
-    async def command() -> int:
-        from relaymesh.cli.buying import read_prompt, wanted_chat
-        from relaymesh.cli.settings_source import load_settings
+    from relaymesh.cli.buying import read_prompt, wanted_chat
+    from relaymesh.cli.settings_source import load_settings
 
-        settings = load_settings(config, {"network": {"relays": relay or None}})
-        text = read_prompt(prompt)
-        wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+    settings = load_settings(config, {"network": {"relays": relay or None}})
+    text = read_prompt(prompt)
+    wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+
+    async def command() -> int:
         answer = await _ask(settings, wanted)
         if as_json:
             print(json.dumps(answer))

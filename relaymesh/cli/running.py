@@ -33,22 +33,22 @@ async def _supervise(command: Callable[[], Awaitable[int | None]]) -> int:
 
     code = 0
     failures: list[RelayMeshError] = []
-    async with anyio.create_task_group() as tasks:
+    # Signals are heard from before the command's first step until after its last: one more does not cut it short.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
 
-        async def stop_on_signal() -> None:
-            nonlocal code
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async def stop_on_signal() -> None:
+                nonlocal code
                 async for _ in signals:
                     code = INTERRUPTED
                     tasks.cancel_scope.cancel()
-                    return
 
-        tasks.start_soon(stop_on_signal)
-        try:
-            code = await command() or 0
-        except* RelayMeshError as group:
-            failures.extend(_leaves(group))
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(stop_on_signal)
+            try:
+                code = await command() or 0
+            except* RelayMeshError as group:
+                failures.extend(_leaves(group))
+            tasks.cancel_scope.cancel()
     if failures:
         print(f"relaymesh: {clean_text(str(failures[0]))}", file=sys.stderr)
         return 1
