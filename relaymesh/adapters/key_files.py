@@ -148,6 +148,8 @@ def _check_is_private(path: Path, mode: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write a new file, complete and durable before it appears under its name."""
+    if not path.name:
+        raise UsageError(f"expected a key file's name, got {path}")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)

@@ -1,18 +1,14 @@
 """`relaymesh keys`: make and show an identity's key."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.passphrase import ask_passphrase, passphrase_for
 from relaymesh.cli.running import guarded
-from relaymesh.errors import UsageError
-
-PASSPHRASE_VARIABLE = "RELAYMESH_PASSPHRASE"
 
 key_commands = typer.Typer(no_args_is_help=True, help="Make and show keys.")
 FileOption = Annotated[Path | None, typer.Option("--file", help="The key file; node.key in the data folder otherwise.")]
@@ -24,7 +20,9 @@ def new(
     file: FileOption = None,
     encrypt: Annotated[
         bool,
-        typer.Option("--encrypt", help="Protect it with a passphrase (NIP-49), asked for or from the environment."),
+        typer.Option(
+            "--encrypt", help="Protect it with a passphrase (NIP-49), asked for or from RELAYMESH_PASSPHRASE."
+        ),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -35,7 +33,7 @@ def new(
 
     path = _path(file, config)
     key = KeyPair.generate()
-    passphrase = _ask_passphrase(confirm=True) if encrypt else None
+    passphrase = ask_passphrase(confirm=True) if encrypt else None
     create_key(path, key, passphrase=passphrase)
     _tell(key.public_key, path, as_json)
 
@@ -47,8 +45,7 @@ def show(file: FileOption = None, config: ConfigOption = None, as_json: JsonOpti
     from relaymesh.adapters.key_files import load_key
 
     path = _path(file, config)
-    is_encrypted = path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith("ncryptsec1")
-    key = load_key(path, passphrase=_ask_passphrase(confirm=False) if is_encrypted else None)
+    key = load_key(path, passphrase=passphrase_for(path))
     _tell(key.public_key, path, as_json)
 
 
@@ -56,17 +53,6 @@ def _path(file: Path | None, config: Path | None) -> Path:
     from relaymesh.cli.settings_source import data_directory, load_settings
 
     return file if file is not None else data_directory(load_settings(config)) / "node.key"
-
-
-def _ask_passphrase(*, confirm: bool) -> str:
-    given = os.environ.get(PASSPHRASE_VARIABLE)
-    if given is not None:
-        return given
-    if not sys.stdin.isatty():
-        raise UsageError(
-            f"expected a terminal to ask for the passphrase on, or the passphrase in {PASSPHRASE_VARIABLE}"
-        )
-    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 def _tell(public_key: str, path: Path, as_json: bool) -> None:

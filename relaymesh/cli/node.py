@@ -1,14 +1,18 @@
 """`relaymesh node serve`: sell inference with the model server that is already here."""
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption
-from relaymesh.cli.running import run
+from relaymesh.cli.passphrase import passphrase_for
+from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line
+
+if TYPE_CHECKING:
+    from relaymesh.nostr.keys import KeyPair
+    from relaymesh.settings import Settings
 
 node_commands = typer.Typer(no_args_is_help=True, help="Sell inference.")
 
@@ -19,6 +23,7 @@ def _node() -> None:
 
 
 @node_commands.command("serve")
+@guarded
 def serve(
     config: ConfigOption = None,
     relay: RelayOption = None,
@@ -43,17 +48,20 @@ def serve(
         "wallet": {"lightning_rpc": str(wallet) if wallet else None},
         "node": {"runner": runner, "runner_url": url, "host": host, "port": port, "label": label},
     }
-    run(lambda: _serve(config, flags, as_json))
-
-
-async def _serve(config: Path | None, flags: dict[str, dict[str, Any]], as_json: bool) -> None:
-    import anyio
-
-    from relaymesh.cli.settings_source import load_settings
-    from relaymesh.cli.wiring import ServingNode, open_node
-    from relaymesh.nostr.identifiers import encode_public_key
+    from relaymesh.adapters.key_files import load_or_create_key
+    from relaymesh.cli.settings_source import data_directory, load_settings
 
     settings = load_settings(config, flags)
+    key_file = data_directory(settings) / "node.key"
+    key = load_or_create_key(key_file, passphrase=passphrase_for(key_file))
+    run(lambda: _serve(settings, key, as_json))
+
+
+async def _serve(settings: "Settings", key: "KeyPair", as_json: bool) -> None:
+    import anyio
+
+    from relaymesh.cli.wiring import ServingNode, open_node
+    from relaymesh.nostr.identifiers import encode_public_key
 
     def announce(node: ServingNode) -> None:
         offer = node.offer.offer
@@ -77,6 +85,6 @@ async def _serve(config: Path | None, flags: dict[str, dict[str, Any]], as_json:
             print(f"Offering {what}: {price}, at least {row.minimum_msat:,} msat.")
         print(f"Serving as {facts['node']} on {', '.join(settings.network.relays)}; Ctrl-C ends it.", flush=True)
 
-    async with open_node(settings) as node:
+    async with open_node(settings, key) as node:
         announce(node)
         await anyio.sleep_forever()

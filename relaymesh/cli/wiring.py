@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
-from relaymesh.adapters.key_files import load_or_create_key, load_or_create_ledger_key
+from relaymesh.adapters.key_files import load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
@@ -133,14 +133,13 @@ def check_can_pay(wallet: WalletInfo) -> None:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings) -> AsyncIterator[ServingNode]:
-    """A node that serves while the block lasts."""
+async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNode]:
+    """A node with this identity that serves while the block lasts."""
     import anyio
 
     if not settings.node.announce:
         _check_can_be_told(settings.node.host)
     directory = data_directory(settings)
-    key = load_or_create_key(directory / "node.key")
     wallet = open_wallet(settings.wallet)
     node = settings.node
     async with AsyncExitStack() as stack:

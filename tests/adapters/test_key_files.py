@@ -140,6 +140,12 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
         load_or_create_key(tmp_path / "file" / "key")
 
 
+@pytest.mark.parametrize("folder", ["", "/"])
+def test_a_key_file_without_a_name_is_refused(folder: str) -> None:
+    with pytest.raises(UsageError, match="expected a key file's name"):
+        create_key(Path(folder), KeyPair(SECRET))
+
+
 def test_a_disk_that_fails_leaves_no_half_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")

@@ -128,3 +128,18 @@ def test_a_key_under_a_passphrase_opens_only_with_it(home: Home) -> None:
     home.settings["RELAYMESH_PASSPHRASE"] = "battery staple"
     wrong = home.run("keys", "show", "--file", "me.key")
     assert wrong.returncode == 1 and "password is wrong" in wrong.stderr
+
+
+def test_a_node_opens_its_encrypted_key_with_the_passphrase(home: Home) -> None:
+    home.settings["RELAYMESH_PASSPHRASE"] = "correct horse"
+    home.run("keys", "new", "--encrypt")
+    assert "no wallet is connected" in home.run("node", "serve").stderr, "the key is open, the next thing is missing"
+    home.settings.pop("RELAYMESH_PASSPHRASE")
+    assert "RELAYMESH_PASSPHRASE" in home.run("node", "serve").stderr
+
+
+def test_an_empty_passphrase_protects_nothing_and_is_refused(home: Home) -> None:
+    home.settings["RELAYMESH_PASSPHRASE"] = ""
+    ran = home.run("keys", "new", "--file", "me.key", "--encrypt")
+    assert ran.returncode == 1 and "RELAYMESH_PASSPHRASE" in ran.stderr
+    assert not (home.directory / "me.key").exists()
