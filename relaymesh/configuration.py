@@ -30,14 +30,20 @@ def read_environment(environment: Mapping[str, str], kind: type[Any], prefix: st
     """The tables that variables called `<PREFIX>_<TABLE>_<SETTING>` spell out, in upper case.
 
     A value is read as TOML where it is TOML, as text otherwise; a list may be written with commas.
+
+    Raises:
+        UsageError: A variable names a setting that its table does not have.
     """
     document: dict[str, Any] = {}
     for table, section in _sections(kind).items():
         hints = get_type_hints(section)
-        for entry in fields(section):
-            value = environment.get(f"{prefix}_{table}_{entry.name}".upper())
-            if value is not None:
-                document.setdefault(table, {})[entry.name] = _read_value(value, hints[entry.name])
+        start = f"{prefix}_{table}_".upper()
+        known = {f"{start}{entry.name.upper()}": entry.name for entry in fields(section)}
+        for variable, value in environment.items():
+            if variable in known:
+                document.setdefault(table, {})[known[variable]] = _read_value(value, hints[known[variable]])
+            elif variable.startswith(start):
+                raise UsageError(f"the settings know no variable {variable}; known are {', '.join(known)}")
     return document
 
 
@@ -88,6 +94,8 @@ def _build_section(name: str, kind: Any, table: object) -> Any:
             raise UsageError(f"the settings know no {name}.{key}; known are {', '.join(known)}")
         if isinstance(value, int) and value < 0:
             raise UsageError(f"the setting {name}.{key} must be at least 0, not {value}")
+        if key == "host" and value == "":  # which a socket would take for every address
+            raise UsageError(f"the setting {name}.{key} must name an address, for example 127.0.0.1")
         if key == "port" and isinstance(value, int) and value > MAXIMUM_PORT:
             raise UsageError(f"the setting {name}.{key} must be at most {MAXIMUM_PORT}, not {value}")
     try:

@@ -61,6 +61,16 @@ def test_a_variable_that_does_not_fit_is_refused_by_name() -> None:
         build_settings(document, Settings)
 
 
+def test_a_variable_that_was_mistyped_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="RELAYMESH_CLIENT_MAXMSAT; known are RELAYMESH_CLIENT_MAX_MSAT"):
+        read_environment({"RELAYMESH_CLIENT_MAXMSAT": "5"}, Settings, "RELAYMESH")
+
+
+def test_a_host_without_a_name_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"node\.host"):
+        build_settings({"node": {"host": ""}}, Settings)
+
+
 def test_a_port_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"node\.port"):
         build_settings({"node": {"port": 65_536}}, Settings)

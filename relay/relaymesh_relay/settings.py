@@ -184,6 +184,8 @@ def choose_settings(config: Path | None, *, host: str | None, port: int | None, 
     settings = Settings() if config is None else read_settings(config)
     network, storage = settings.network, settings.storage
     if host is not None:
+        if not host:  # which a socket would take for every address
+            raise UsageError("a host must name an address, for example 127.0.0.1")
         network = replace(network, host=host)
     if port is not None:
         if not 0 <= port <= MAXIMUM_PORT:

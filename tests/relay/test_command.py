@@ -155,6 +155,7 @@ def resident_megabytes(process_id: int) -> float:
         (["--database", "no/such/folder/relay.sqlite3"], "cannot be opened"),
         (["--config", "missing.toml"], "cannot be read"),
         (["--host", "192.0.2.1"], "cannot listen"),
+        (["--host", ""], "must name an address"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path: Path, options: list[str], words: str) -> None:
