@@ -13,6 +13,7 @@ from relaymesh.cli.offers import offers
 from relaymesh.cli.quote import quote
 from relaymesh.cli.receipts import receipt_commands
 from relaymesh.cli.relay import relay_commands
+from relaymesh.cli.running import fail
 from relaymesh.cli.wallet import wallet_commands
 
 application = typer.Typer(
@@ -25,21 +26,20 @@ application = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"relaymesh {version('relaymesh')}")
-        raise typer.Exit
-
-
-@application.callback()
+@application.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: print one JSON object.")] = False,
 ) -> None:
     """An open market for AI inference that nobody owns."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        number = version_of("relaymesh")
+        print(f'{{"version": "{number}"}}' if as_json else f"relaymesh {number}")
+        raise typer.Exit
+    if as_json:
+        fail("--json stands after the command, or beside --version", 2)
 
 
 application.command("demo", short_help="Run a whole market on this machine, and buy in it.")(demo)

@@ -14,7 +14,7 @@ key_commands = typer.Typer(no_args_is_help=True, help="Make and show keys.")
 FileOption = Annotated[Path | None, typer.Option("--file", help="The key file; node.key in the data folder otherwise.")]
 
 
-@key_commands.command("new")
+@key_commands.command("new", short_help="Make a new key in a file of its own.")
 @guarded
 def new(
     file: FileOption = None,
@@ -38,7 +38,7 @@ def new(
     _tell(key.public_key, path, as_json)
 
 
-@key_commands.command("show")
+@key_commands.command("show", short_help="Show a key file's public key.")
 @guarded
 def show(file: FileOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show a key file's public key; the secret stays in the file."""

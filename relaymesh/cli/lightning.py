@@ -20,7 +20,7 @@ def _lightning() -> None:
     """Run a simulated Lightning network."""
 
 
-@lightning_commands.command("serve")
+@lightning_commands.command("serve", short_help="Run wallets of play money until Ctrl-C.")
 def serve(
     directory: Annotated[
         Path | None, typer.Option(help="Where it lives; `lightning` in the data folder otherwise.")
@@ -58,7 +58,8 @@ def _tell(facts: dict[str, object]) -> None:
     assert isinstance(wallets, dict)
     print("A simulated Lightning network is running; Ctrl-C ends it, and what it holds is play money.")
     for name, wallet in wallets.items():
-        print(f"{name}: {wallet['balance_msat']:,} msat; to use it give any command\n  --wallet {wallet['rpc_path']}")
+        print(f"{name}: {wallet['balance_msat']:,} msat; to use it give `infer`, `node serve` or `wallet balance`")
+        print(f"  --wallet {wallet['rpc_path']}")
     print(
         "`relaymesh wallet connect PATH` remembers one of them instead. A real wallet is connected the same way, Core "
         "Lightning's by ~/.lightning/bitcoin/lightning-rpc.",

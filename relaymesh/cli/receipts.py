@@ -16,7 +16,7 @@ receipt_commands = typer.Typer(no_args_is_help=True, help="List, show and verify
 SideOption = Annotated[str, typer.Option("--side", help="client or node: whose ledger.")]
 
 
-@receipt_commands.command("list")
+@receipt_commands.command("list", short_help="List the jobs in the ledger, newest first.")
 def list_receipts(side: SideOption = "client", config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List the jobs in the ledger, newest first, with what they cost and what evidence there is."""
 
@@ -37,11 +37,12 @@ def list_receipts(side: SideOption = "client", config: ConfigOption = None, as_j
     run(command)
 
 
-@receipt_commands.command("show")
+@receipt_commands.command("show", short_help="Print one job's evidence, for `receipts verify`.")
 def show(
     job: Annotated[str, typer.Argument(help="A job id, or how it begins.")],
     side: SideOption = "client",
     config: ConfigOption = None,
+    as_json: JsonOption = False,  # taken like everywhere: evidence is JSON in any case
 ) -> None:
     """Print one job's evidence as JSON that `receipts verify` takes: receipt or record, and the quote."""
 
@@ -56,7 +57,7 @@ def show(
     run(command)
 
 
-@receipt_commands.command("verify")
+@receipt_commands.command("verify", short_help="Check a receipt or metering record, offline.")
 @guarded
 def verify(
     file: Annotated[

@@ -17,7 +17,7 @@ def _relay() -> None:
     """Run the bundled relay."""
 
 
-@relay_commands.command("serve")
+@relay_commands.command("serve", short_help="Serve Nostr events until Ctrl-C.")
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on [default: 127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one [default: 7777].", max=65_535)] = None,

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.options import ConfigOption, JsonOption, WalletOption
 from relaymesh.cli.running import run
 
 wallet_commands = typer.Typer(no_args_is_help=True, help="Connect and look into a Lightning wallet.")
 
 
-@wallet_commands.command("connect")
+@wallet_commands.command("connect", short_help="Connect a wallet, and remember it.")
 def connect(
     lightning_rpc: Annotated[Path, typer.Argument(help="Core Lightning's lightning-rpc socket, or a simulated one.")],
     config: ConfigOption = None,
@@ -36,14 +36,15 @@ def connect(
 
 
 @wallet_commands.command("balance")
-def balance(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def balance(wallet: WalletOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what the wallet has, and what it can send and receive now."""
 
     async def command() -> None:
         from relaymesh.cli.settings_source import load_settings
         from relaymesh.cli.wiring import open_wallet
 
-        info = await open_wallet(load_settings(config).wallet).info()
+        purse = {"lightning_rpc": str(wallet) if wallet else None}
+        info = await open_wallet(load_settings(config, {"wallet": purse}).wallet).info()
         if as_json:
             amounts = {
                 "balance_msat": info.balance_msat,

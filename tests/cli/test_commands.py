@@ -9,14 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from relaymesh.cli.application import application
 from tests.cli.processes import Home
+from tests.house.generate import commands
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "no relay": (["offers"], "no relay answers"),
     "no relay to quote from": (["quote", "hello"], "no relay answers"),
     "no wallet": (["infer", "hello"], "no wallet is connected"),
     "no wallet to look into": (["wallet", "balance"], "no wallet is connected"),
+    "a wallet to look into that is not there": (
+        ["wallet", "balance", "--wallet", "/nonexistent/rpc"],
+        "/nonexistent/rpc",
+    ),
     "a wallet that is not there": (["wallet", "connect", "/nonexistent/lightning-rpc"], "/nonexistent/lightning-rpc"),
     "a node without a wallet": (["node", "serve", "--runner", "openai"], "no wallet is connected"),
     "a runner nobody knows": (["node", "serve", "--runner", "magic"], "node.runner"),
@@ -29,6 +36,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "more output than there is": (["infer", "hello", "--output-tokens", "9000000000"], "9000000000 output tokens"),
     "a node on every address": (["node", "serve", "--host", "0.0.0.0"], "node.announce"),
     "a passphrase nobody can be asked for": (["keys", "new", "--encrypt"], "RELAYMESH_PASSPHRASE"),
+    "JSON of nothing": (["--json", "offers"], "after the command"),
     "a key that is not there": (["keys", "show", "--file", "absent.key"], "absent.key"),
 }
 
@@ -104,6 +112,19 @@ def test_a_command_started_without_standard_streams_does_its_work(home: Home) ->
 
 def test_the_version_is_the_distributions(home: Home) -> None:
     assert home.run("--version").stdout.strip() == f"relaymesh {version('relaymesh')}"
+    assert json.loads(home.run("--version", "--json").stdout) == {"version": version("relaymesh")}
+
+
+@pytest.mark.parametrize("group", ["", "node", "relay", "wallet", "lightning", "receipts", "keys"])
+def test_a_list_of_commands_says_each_whole(group: str) -> None:
+    ran = CliRunner().invoke(application, [*group.split(), "--help"])
+    assert ran.exit_code == 0 and "..." not in ran.stdout.partition("Commands:")[2]
+
+
+def test_every_command_takes_json() -> None:
+    for path, command in commands():
+        spelled = [name for parameter in command.params for name in parameter.opts]
+        assert hasattr(command, "commands") or "--json" in spelled, path
 
 
 def test_a_new_key_is_private_never_overwritten_and_its_secret_never_shown(home: Home) -> None:
