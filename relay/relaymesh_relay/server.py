@@ -59,7 +59,10 @@ async def _listen(settings: Settings, hub: Hub) -> asyncio.Server:
             partial(ClientTransport, hub), network.host, network.port, backlog=_BACKLOG, reuse_address=True
         )
     except OSError as error:
-        raise RelayError(f"the relay cannot listen on {network.host}:{network.port}: {error.strerror}") from error
+        where = f"{network.host}:{network.port}"
+        raise RelayError(
+            f"the relay cannot listen on {where}: {error.strerror}; choose another host or port"
+        ) from error
 
 
 def _url(settings: Settings, server: asyncio.Server) -> str:

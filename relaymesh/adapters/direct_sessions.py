@@ -108,7 +108,9 @@ class WebSocketListener:
         try:
             server = await asyncio.get_running_loop().create_server(doorman.admit, self._host, self._port, backlog=512)
         except OSError as error:
-            raise SessionError(f"cannot listen on {self._host}:{self._port}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            where = f"{self._host}:{self._port}"
+            raise SessionError(f"cannot listen on {where}: {reason}; choose another host or port") from error
         port = server.sockets[0].getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:

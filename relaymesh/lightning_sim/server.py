@@ -184,7 +184,10 @@ class LightningNetwork:
 
 def _prepare(directory: Path) -> Path:
     directory = directory.absolute()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {directory} cannot be made: {error.strerror}; choose another") from error
     return directory
 
 

@@ -32,6 +32,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "evidence that is not there": (["receipts", "verify", "absent.json"], "absent.json"),
     "a side nobody has": (["receipts", "list", "--side", "router"], "client or node"),
     "a wallet without an amount": (["lightning", "serve", "--wallet", "me"], "NAME=MSAT"),
+    "a network in no folder": (["lightning", "serve", "--directory", "/dev/null"], "choose another"),
     "a prompt that is no text": (["infer", "\udcff\udcfe"], "UTF-8"),
     "more output than there is": (["infer", "hello", "--output-tokens", "9000000000"], "9000000000 output tokens"),
     "a node on every address": (["node", "serve", "--host", "0.0.0.0"], "node.announce"),

@@ -154,7 +154,7 @@ def resident_megabytes(process_id: int) -> float:
     [
         (["--database", "no/such/folder/relay.sqlite3"], "cannot be opened"),
         (["--config", "missing.toml"], "cannot be read"),
-        (["--host", "192.0.2.1"], "cannot listen"),
+        (["--host", "192.0.2.1"], "choose another host or port"),
         (["--host", ""], "must name an address"),
     ],
 )
