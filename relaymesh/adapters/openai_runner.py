@@ -90,6 +90,11 @@ class OpenAiRunner:
         self._socket_path = socket_path
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def address(self) -> str:
+        """Where the server is, to be shown: without a name or password that the URL may carry."""
+        return self._address
+
     async def __aenter__(self) -> Self:
         connector: aiohttp.BaseConnector
         if self._socket_path is not None:

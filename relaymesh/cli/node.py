@@ -79,6 +79,9 @@ async def _serve(settings: "Settings", key: "KeyPair", as_json: bool) -> None:
             print(json.dumps(facts), flush=True)
             return
         print(f"Found {facts['runner']} with {', '.join(map(clean_line, offer.models))}.")
+        for other in node.runner.others:
+            models = ", ".join(map(clean_line, other.models)) or "no models"
+            print(f"Also found {other.name} with {models}; to sell those instead: --runner openai --url {other.url}")
         for row in offer.rows:
             price = f"{row.input_msat:,} msat in, {row.output_msat:,} msat out per {row.per:,} {row.unit}s"
             what = f"{clean_line(row.model)} for {', '.join(row.job_types)}"

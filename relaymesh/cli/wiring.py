@@ -24,7 +24,8 @@ from relaymesh.machines.records import Side
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import WalletInfo
 from relaymesh.ports.runners import Runner, RunnerModel
-from relaymesh.protocol.codec import SignedOffer
+from relaymesh.protocol.codec import SignedOffer, is_label
+from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
 from relaymesh.roles.market_view import MarketView
@@ -37,17 +38,19 @@ from relaymesh.units import MILLISECONDS_PER_SECOND
 
 if TYPE_CHECKING:
     from relaymesh.adapters.core_lightning import CoreLightningWallet
+    from relaymesh.adapters.runner_discovery import FoundServer
 
 SECONDS_PER_HOUR = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRunner:
-    """The runner in use, what it is called, and what it serves."""
+    """The runner in use, what it is called, what it serves, and which other servers were found beside it."""
 
     runner: Runner
     description: str
     models: tuple[RunnerModel, ...]
+    others: tuple["FoundServer", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,10 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
 
 def _node_settings(settings: Settings, models: tuple[RunnerModel, ...], lightning_node_id: str) -> NodeSettings:
     node = settings.node
+    if not is_label(node.label):
+        raise UsageError(
+            f"node.label must be 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-, not `{node.label}`"
+        )
     try:
         return NodeSettings(
             label=node.label,
@@ -192,22 +199,26 @@ async def open_runner(settings: Settings) -> AsyncIterator[FoundRunner]:
     node = settings.node
     async with AsyncExitStack() as stack:
         runner: Runner
+        found: tuple[FoundServer, ...] = ()
         if node.runner == "embedded":
             runner = await stack.enter_async_context(EmbeddedRunner.start())
             description = "the embedded engine"
         else:
-            url = node.runner_url if node.runner == "openai" or node.runner_url else await _find_server_url()
+            if node.runner == "auto" and not node.runner_url:
+                found = await _find_servers()
+            url = found[0].url if found else node.runner_url
             if not url:
                 raise UsageError("node.runner is `openai`, so node.runner_url must say where the model server is")
-            runner = await stack.enter_async_context(OpenAiRunner(url, _read_api_key(node.runner_key_file)))
-            description = url
+            server = OpenAiRunner(url, _read_api_key(node.runner_key_file))
+            runner = await stack.enter_async_context(server)
+            description = f"{found[0].name} at {server.address}" if found else server.address
         models = await runner.models()
         if node.output_tokens_per_second:
             runner = PacedRunner(runner, node.output_tokens_per_second)
-        yield FoundRunner(runner, description, models)
+        yield FoundRunner(runner, description, models, found[1:])
 
 
-async def _find_server_url() -> str:
+async def _find_servers() -> "tuple[FoundServer, ...]":
     from relaymesh.adapters.runner_discovery import find_servers
 
     found = await find_servers()
@@ -216,7 +227,7 @@ async def _find_server_url() -> str:
             "no model server was found on this machine (Ollama on 11434, llama.cpp on 8080, vLLM on 8000, LM Studio "
             "on 1234): start one, name another with --runner openai --url URL, or use --runner embedded"
         )
-    return found[0].url
+    return found
 
 
 def _check_can_be_told(host: str) -> None:

@@ -205,12 +205,17 @@ def read_status(event: VerifiedEvent) -> SignedStatus:
     return SignedStatus(event, Status.from_text(event.content), expires_at)
 
 
+def is_label(text: str) -> bool:
+    """Whether an offer may be called so (RM-01, "Offer")."""
+    return _LABEL.fullmatch(text) is not None
+
+
 def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
     if event.kind != kind:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
     first_topic = event.tag_value("t")
     label = event.tag_value("d")
-    if first_topic != TOPIC or label is None or _LABEL.fullmatch(label) is None:
+    if first_topic != TOPIC or label is None or not is_label(label):
         raise RemoteProtocolError(
             f"state must carry t={TOPIC} and a label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
         )

@@ -1,11 +1,15 @@
-"""What is refused before a market is troubled with it."""
+"""What is refused before a market is troubled with it, and what is said of the runner in use."""
 
 import pytest
 
-from relaymesh.cli.wiring import check_can_pay
+from relaymesh.adapters import runner_discovery
+from relaymesh.adapters.runner_discovery import FoundServer
+from relaymesh.cli.wiring import _node_settings, check_can_pay, open_runner
 from relaymesh.errors import UsageError
 from relaymesh.ports.lightning import WalletInfo
+from relaymesh.settings import Node, Settings
 from relaymesh.units import AmountMsat
+from tests.adapters.model_server import MODEL, serve_model
 
 
 def wallet(spendable_msat: int) -> WalletInfo:
@@ -16,3 +20,30 @@ def test_a_wallet_that_can_send_nothing_is_told_so_before_a_node_waits_for_it() 
     with pytest.raises(UsageError, match="can send nothing now, of 7000 msat"):
         check_can_pay(wallet(0))
     check_can_pay(wallet(1))
+
+
+@pytest.mark.anyio
+async def test_what_was_found_is_called_by_its_name_and_the_others_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve_model() as first:
+        vllm = FoundServer("vLLM", "http://127.0.0.1:8000/v1", ("large",))
+
+        async def find() -> tuple[FoundServer, ...]:
+            return FoundServer("Ollama", first.url, (MODEL,)), vllm
+
+        monkeypatch.setattr(runner_discovery, "find_servers", find)
+        async with open_runner(Settings()) as found:
+            assert (found.description, found.others) == (f"Ollama at {first.url.removesuffix('/v1')}", (vllm,))
+
+
+@pytest.mark.anyio
+async def test_a_password_in_a_model_servers_url_is_never_shown() -> None:
+    async with serve_model() as server:
+        url = server.url.replace("http://", "http://me:secret@")
+        async with open_runner(Settings(node=Node(runner="openai", runner_url=url))) as found:
+            assert found.description == server.url.removesuffix("/v1")
+
+
+@pytest.mark.parametrize("label", ["", "Main", "a" * 30])
+def test_a_label_that_no_offer_can_have_is_refused_by_its_setting(label: str) -> None:
+    with pytest.raises(UsageError, match=f"node.label must be .*, not `{label}`"):
+        _node_settings(Settings(node=Node(label=label)), (), "02" * 33)
