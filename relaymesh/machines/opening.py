@@ -255,7 +255,7 @@ class Opening:
         return None
 
     def _take_quote(self, request: _Request, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
-        complaint = self._find_complaint(request.choice, event, quote, now)
+        complaint = self._find_complaint(request, event, quote, now)
         term = self._find_term(quote)
         if complaint is None and term is not None:
             self._quotes.append(_Quoted(request.choice, event, quote, term))
@@ -268,15 +268,20 @@ class Opening:
             self._effects.append(QuoteArrived(request.choice, refusal))
         self._decide_if_complete(now)
 
-    def _find_complaint(self, choice: Choice, event: VerifiedEvent, quote: Quote, now: Moment) -> str | None:
+    def _find_complaint(self, request: _Request, event: VerifiedEvent, quote: Quote, now: Moment) -> str | None:
         """Why this quote cannot be relied on; None if it can (RM-01, "Quote")."""
-        offer, wanted = choice.candidate.offer, self._selection.request
+        candidate, wanted = request.choice.candidate, self._selection.request
+        offer = candidate.offer
         if event.size > MAXIMUM_QUOTE_EVENT_BYTES:
             return f"the quote's event is larger than {MAXIMUM_QUOTE_EVENT_BYTES} bytes"
+        if request.event is None or quote.request_id != request.event.id:
+            return "the quote answers another request"
         if quote.offer_id != offer.event.id or quote.offer_seq != offer.offer.seq:
             return "the quote cites another offer than the one relied on"
         if quote.row not in offer.offer.rows:
             return "the quote states a price that the offer does not have"
+        if quote.row.model != candidate.row.model or wanted.job_type not in quote.row.job_types:
+            return "the quote is for another model or job type than the one asked about"
         if quote.max_msat is None or quote.max_msat > wanted.budget_msat:
             return f"the quote's limit exceeds the budget of {wanted.budget_msat} msat"
         if quote.valid_until_ms <= now.unix_ms:

@@ -47,7 +47,7 @@ def offer_of(key: KeyPair, output_msat: int = 2_000, pow_bits: int = 0) -> Signe
         pow_bits=pow_bits,
         relays=RELAYS,
         settlement=(SettlementTerm(order="prepay", tranche_units=16),),
-        rows=(price_row(output_msat=output_msat),),
+        rows=(price_row(output_msat=output_msat), price_row(model="other"), price_row(job_types=("completion",))),
     )
     return read_offer(key.sign(build_offer(offer, "main", key.public_key, NOW)))
 
@@ -241,6 +241,11 @@ LIES = {
     "a limit above the budget": lambda quote: quote.model_copy(update={"max_msat": AmountMsat(100_001)}),
     "no limit": lambda quote: quote.model_copy(update={"max_msat": None}),
     "another offer": lambda quote: quote.model_copy(update={"offer_id": "77" * 32}),
+    "another model of the offer": lambda quote: quote.model_copy(update={"row": price_row(model="other")}),
+    "another job type of the offer": lambda quote: quote.model_copy(
+        update={"row": price_row(job_types=("completion",))}
+    ),
+    "an answer to another request": lambda quote: quote.model_copy(update={"request_id": "77" * 32}),
     "an expired quote": lambda quote: quote.model_copy(update={"valid_until_ms": START_MS - 1}),
 }
 
