@@ -119,20 +119,20 @@ class WebSocketRelays:
         return await link.publish(event)
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = ()
+        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all), across reconnects, until the block ends.
 
-        Every event is verified, matched against the filters, and delivered once, however many relays bring it. A
-        relay that cannot be followed is passed over.
+        Every event is verified, matched against the filters, and delivered once, however many relays bring it; or,
+        `with_repeats`, whenever a relay sends it again. A relay that cannot be followed is passed over.
         """
-        return self._subscribe(filters, relay_urls or self._urls)
+        return self._subscribe(filters, relay_urls or self._urls, with_repeats)
 
     @asynccontextmanager
     async def _subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...]
+        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...], with_repeats: bool
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        subscription = RelaySubscription(filters, self.counters, self._maximum_unread)
+        subscription = RelaySubscription(filters, self.counters, self._maximum_unread, with_repeats=with_repeats)
         subscription_id = str(next(self._subscription_ids))
         links: list[RelayLink] = []
         try:

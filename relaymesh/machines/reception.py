@@ -37,7 +37,8 @@ class ReceptionSettings:
         eta_ms: When the first output usually comes.
         max_jobs: Concurrent jobs in one session.
         idle_ms: Sessions end after this long without a message.
-        requests_per_second: All strangers together; more are refused as `rate-limited`.
+        requests_per_second: All strangers together; more are refused as `rate-limited`, and what was answered before is
+            not answered again.
     """
 
     endpoints: tuple[str, ...]
@@ -108,8 +109,9 @@ class Reception:
         self._load = NodeLoad(free=0, queue=0, draining=False)
         self._crowded: frozenset[PublicKey] = frozenset()
         self._answers: dict[EventId, PublishAnswer] = {}
-        self._used_quotes: dict[EventId, None] = {}
-        self._forget: deque[tuple[Instant, EventId, EventId | None]] = deque()
+        self._answers_until: deque[tuple[Instant, EventId]] = deque()
+        self._used_quotes: set[EventId] = set()
+        self._used_until: deque[tuple[Instant, EventId]] = deque()
         self._allowance, self._refilled = settings.requests_per_second, Instant(0)
         self._effects: list[ReceptionEffect] = []
 
@@ -129,7 +131,8 @@ class Reception:
         event = message.event
         stored = self._answers.get(event.id)
         if stored is not None:
-            self._effects.append(stored)
+            if self._spend_allowance(now):
+                self._effects.append(PublishAnswer(stored.event, _each_once(message.relay_url, *stored.relay_urls)))
             return
         if event.kind not in (Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST) or not is_timely(event, now):
             return
@@ -147,16 +150,16 @@ class Reception:
             self._reply(message, answer, wanted, now)
 
     def deadline(self) -> Instant | None:
-        """When the oldest remembered answer may be forgotten."""
-        return self._forget[0][0] if self._forget else None
+        """When the oldest answer or used quote may be forgotten."""
+        return min((queue[0][0] for queue in (self._answers_until, self._used_until) if queue), default=None)
 
     def handle_deadline(self, now: Moment) -> None:
-        """Forget answers and used quotes whose time is over."""
-        while self._forget and (self._forget[0][0] <= now.instant or len(self._forget) > MAXIMUM_REMEMBERED):
-            _, request_id, quote_id = self._forget.popleft()
-            self._answers.pop(request_id, None)
-            if quote_id is not None:
-                self._used_quotes.pop(quote_id, None)
+        """Forget what is two minutes old, and of too many answers the oldest; a used quote is never pushed out."""
+        answers, used = self._answers_until, self._used_until
+        while answers and (answers[0][0] <= now.instant or len(answers) > MAXIMUM_REMEMBERED):
+            del self._answers[answers.popleft()[1]]
+        while used and used[0][0] <= now.instant:
+            self._used_quotes.remove(used.popleft()[1])
 
     def effects(self) -> tuple[ReceptionEffect, ...]:
         """What is to be done, once, in order."""
@@ -251,13 +254,14 @@ class Reception:
             term=quote.settlement[request.term],
             lightning_node_id=self._offers[quote.offer_id].offer.ln_pubkey,
         )
-        self._used_quotes[admitted.quote_event.id] = None
+        self._used_quotes.add(admitted.quote_event.id)
+        self._used_until.append((now.after_ms(REMEMBERED_MS), admitted.quote_event.id))
         self._effects.append(AwaitSession(contract, PublicKey(request.ephemeral_key)))
-        self._remember(arrived, signed, wanted, admitted.quote_event.id, now)
+        self._remember(arrived, signed, wanted, now)
 
     def _reply(self, arrived: RequestArrived, answer: Quote | Refusal, wanted: tuple[str, ...], now: Moment) -> None:
         message = RefusalMessage.of(answer) if isinstance(answer, Refusal) else answer
-        self._remember(arrived, self._seal(message, arrived.event, now), wanted, None, now)
+        self._remember(arrived, self._seal(message, arrived.event, now), wanted, now)
 
     def _seal(self, message: MarketMessage, request: VerifiedEvent, now: Moment) -> VerifiedEvent:
         draft = seal_message(
@@ -271,15 +275,12 @@ class Reception:
         )
         return self._signer.sign(draft)
 
-    def _remember(
-        self,
-        arrived: RequestArrived,
-        signed: VerifiedEvent,
-        wanted: tuple[str, ...],
-        quote_id: EventId | None,
-        now: Moment,
-    ) -> None:
-        reply = PublishAnswer(signed, tuple(dict.fromkeys((arrived.relay_url, *wanted))))
+    def _remember(self, arrived: RequestArrived, signed: VerifiedEvent, wanted: tuple[str, ...], now: Moment) -> None:
+        reply = PublishAnswer(signed, _each_once(arrived.relay_url, *wanted))
         self._answers[arrived.event.id] = reply
-        self._forget.append((now.after_ms(REMEMBERED_MS), arrived.event.id, quote_id))
+        self._answers_until.append((now.after_ms(REMEMBERED_MS), arrived.event.id))
         self._effects.append(reply)
+
+
+def _each_once(*relay_urls: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(relay_urls))

@@ -158,17 +158,17 @@ class MemoryRelays:
         return tuple(answers)
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = ()
+        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all) until the block ends."""
-        return self._subscribe(filters, relay_urls or self.urls)
+        return self._subscribe(filters, relay_urls or self.urls, with_repeats)
 
     @asynccontextmanager
     async def _subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...]
+        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...], with_repeats: bool
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         await anyio.lowlevel.checkpoint()
-        subscription = RelaySubscription(filters, self.counters)
+        subscription = RelaySubscription(filters, self.counters, with_repeats=with_repeats)
         relays = [self._relays[url] for url in relay_urls if url in self._relays]
         leave = [relay.follow(filters, subscription) for relay in relays]
         try:

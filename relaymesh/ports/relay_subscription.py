@@ -46,6 +46,7 @@ class RelaySubscription:
         counters: Where to count.
         maximum_unread: How many deliveries wait at most.
         maximum_remembered: How many delivered events are remembered, so that none is delivered twice.
+        with_repeats: Deliver an event again whenever a relay sends it again.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class RelaySubscription:
         counters: RelayCounters,
         maximum_unread: int = MAXIMUM_UNREAD,
         maximum_remembered: int = MAXIMUM_REMEMBERED,
+        *,
+        with_repeats: bool = False,
     ) -> None:
         self.filters = filters
         self._counters = counters
         self._maximum_unread = maximum_unread
-        self._maximum_remembered = maximum_remembered
+        self._maximum_remembered = 0 if with_repeats else maximum_remembered
         self._unread: deque[Delivery] = deque()
         self._delivered: dict[EventId, None] = {}
         self._arrival: anyio.Event | None = None

@@ -57,10 +57,14 @@ class Relays(Protocol):
         ...
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = ()
+        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all), across reconnects, until the block ends.
 
         Every event is verified, matched against the filters, and delivered once, however many relays bring it.
+
+        Args:
+            with_repeats: Deliver an event again whenever a relay sends it again: a request may be asked twice because
+                its answer was lost.
         """
         ...

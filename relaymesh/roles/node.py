@@ -218,7 +218,7 @@ class Node:
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         to_me = (("p", (self._tools.key.public_key,)),)
         requests = Filter(kinds=(Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST), tags=to_me, limit=0)
-        async with self._relays.subscribe((requests,)) as deliveries:
+        async with self._relays.subscribe((requests,), with_repeats=True) as deliveries:
             task_status.started()
             async for delivery in deliveries:
                 if isinstance(delivery, Delivered):

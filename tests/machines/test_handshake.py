@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from relaymesh.machines import reception
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.opening import Opening, OpeningState
 from relaymesh.machines.opening_events import (
@@ -66,15 +67,15 @@ class Seller:
         self.reception = Reception(settings, signer=self.key, verify=verify, entropy=Entropy(b"e" * 32))
         self.reception.start(moment())
 
-    def hear(self, event: VerifiedEvent, milliseconds: int = 0) -> list[VerifiedEvent]:
-        """Answer what came over the first relay."""
+    def hear(self, event: VerifiedEvent, milliseconds: int = 0, relay_url: str = RELAYS[0]) -> list[VerifiedEvent]:
+        """Answer what came over a relay."""
         self.reception.update({self.offer.event.id: self.offer}, self.load)
-        arrived = RequestArrived(event, RELAYS[0], SessionId("ab" * 32), EPHEMERAL.public_key)
+        arrived = RequestArrived(event, relay_url, SessionId("ab" * 32), EPHEMERAL.public_key)
         self.reception.receive(arrived, moment(milliseconds))
         answers = []
         for effect in self.reception.effects():
             if isinstance(effect, PublishAnswer):
-                assert effect.relay_urls[0] == RELAYS[0]
+                assert effect.relay_urls[0] == relay_url
                 answers.append(effect.event)
             else:
                 self.awaited.append(effect)
@@ -346,6 +347,29 @@ def test_the_same_request_gets_the_same_answer_byte_for_byte_and_no_second_sessi
     _, request = session_request(node)
     assert node.hear(request) == node.hear(request, 119_000)
     assert len(node.awaited) == 1
+
+
+def test_a_request_heard_again_on_another_relay_is_answered_there() -> None:
+    node = seller(3)
+    request = first_request(node)
+    assert node.hear(request) == node.hear(request, 1_000, "ws://three.test")
+
+
+def test_a_request_heard_again_and_again_is_answered_only_so_often() -> None:
+    node = seller(3)
+    request = first_request(node)
+    assert sum(len(node.hear(request)) for _ in range(60)) == 50
+
+
+def test_a_quote_stays_used_however_many_strangers_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "MAXIMUM_REMEMBERED", 3)
+    node = seller(3)
+    _, request = session_request(node)
+    node.hear(request)
+    for number in range(4):
+        node.hear(seal_again_request(node, KeyPair(bytes([number + 20]) * 32)))
+    (answer,) = node.hear(seal_again(request, node, other_salt=b"z" * 64))
+    assert refusal_in(answer).code is RefusalCode.REPLAYED
 
 
 def test_a_quote_opens_one_session_only() -> None:

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from relaymesh.machines.records import JobState, TrancheState
+from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery
@@ -149,6 +150,26 @@ async def test_one_dead_relay_of_two_holds_nothing_up() -> None:
         market.relays[0].fail()
         async with market.client() as client:
             bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
+
+
+@pytest.mark.parametrize("kind", [Kind.QUOTE_REQUEST, Kind.QUOTE, Kind.SESSION_REQUEST, Kind.SESSION_ACCEPT])
+@pytest.mark.parametrize("relays", [1, 2])
+async def test_an_event_that_a_relay_loses_is_made_good_by_asking_again(kind: Kind, relays: int) -> None:
+    async with Market(relays=relays).open() as market:
+        await market.add_node()
+        lost: list[VerifiedEvent] = []
+
+        def lose(event: VerifiedEvent) -> bool:
+            is_lost = event.kind == kind and len(lost) < relays
+            lost.extend([event] if is_lost else [])
+            return is_lost
+
+        for relay in market.relays:
+            relay.loses = lose
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert len(lost) == relays
         assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
 
 

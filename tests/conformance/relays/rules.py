@@ -143,6 +143,18 @@ async def an_event_that_both_relays_bring_is_delivered_once(subject: RelaysUnder
             assert [await _next_event(deliveries), await _next_event(deliveries)] == [live, last]
 
 
+async def an_event_sent_again_is_delivered_again_where_repeats_are_wanted(subject: RelaysUnderTest) -> None:
+    author = Author.new()
+    first, second = subject.urls
+    requests = author.follow(EPHEMERAL)
+    async with _clients(subject, 2) as (mine, yours), yours.subscribe(requests, with_repeats=True) as deliveries:
+        await _stored(deliveries, 2)
+        event = author.write(EPHEMERAL)
+        for url in (first, first, second):
+            await _publish(mine, event, url)
+            assert await _next_event(deliveries) == event
+
+
 async def each_relay_answers_for_itself_in_the_order_asked(subject: RelaysUnderTest) -> None:
     author = Author.new()
     first, second = subject.urls
@@ -305,6 +317,7 @@ RULES: tuple[Rule, ...] = (
     what_one_client_publishes_another_follows,
     what_is_stored_comes_before_the_end_of_stored_events_and_what_is_new_after,
     an_event_that_both_relays_bring_is_delivered_once,
+    an_event_sent_again_is_delivered_again_where_repeats_are_wanted,
     each_relay_answers_for_itself_in_the_order_asked,
     an_event_published_to_one_relay_is_not_on_the_other,
     publishing_the_same_event_again_is_accepted,
