@@ -5,6 +5,7 @@ is every answer it gave, so that the same request gets the same answer again, by
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,13 +99,23 @@ class Reception:
     Args:
         signer: The node's key.
         verify: Checks the quote that a session request brings back.
+        is_curve_point: Checks the client's ephemeral key.
         entropy: For salts and nonces.
     """
 
-    def __init__(self, settings: ReceptionSettings, *, signer: Signer, verify: Verifier, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        settings: ReceptionSettings,
+        *,
+        signer: Signer,
+        verify: Verifier,
+        is_curve_point: Callable[[PublicKey], bool],
+        entropy: Entropy,
+    ) -> None:
         if settings.quote_validity_ms > REMEMBERED_MS:
             raise LocalProtocolError(f"a quote may stand for at most {REMEMBERED_MS} ms")
-        self._settings, self._signer, self._verify, self._entropy = settings, signer, verify, entropy
+        self._settings, self._signer, self._entropy = settings, signer, entropy
+        self._verify, self._is_curve_point = verify, is_curve_point
         self._offers: dict[EventId, SignedOffer] = {}
         self._load = NodeLoad(free=0, queue=0, draining=False)
         self._crowded: frozenset[PublicKey] = frozenset()
@@ -216,6 +227,8 @@ class Reception:
             return refuse(RefusalCode.OFFER_CHANGED, "the offer has changed since the quote; ask for a new one")
         if request.term >= len(quote.settlement):
             return refuse(RefusalCode.INVALID_MESSAGE, "the quote has no such settlement term")
+        if not self._is_curve_point(PublicKey(request.ephemeral_key)):
+            return refuse(RefusalCode.INVALID_MESSAGE, "the ephemeral key is no point on the curve")
         return refuse_for_load(self._load)
 
     def _spend_allowance(self, now: Moment) -> bool:

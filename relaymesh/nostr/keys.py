@@ -124,6 +124,11 @@ def _parse_public_key(public_key: str) -> coincurve.PublicKeyXOnly | None:
         return None
 
 
+def is_curve_point(public_key: PublicKey) -> bool:
+    """Whether this is the x coordinate of a curve point, which half of all 32-byte strings are (BIP-340)."""
+    return _parse_public_key(public_key) is not None
+
+
 def is_valid_signature(public_key: PublicKey, digest: bytes, signature: bytes) -> bool:
     """Whether `signature` (64 bytes) over `digest` (32 bytes) was made by `public_key` (BIP-340)."""
     if len(signature) != 64 or len(digest) != 32:

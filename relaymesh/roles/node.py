@@ -28,7 +28,7 @@ from relaymesh.machines.reception import (
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
-from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.relays import Delivered, Published, Relays
 from relaymesh.ports.sessions import Connection, Listener
@@ -119,6 +119,7 @@ class Node:
                 ),
                 signer=self._tools.key,
                 verify=verify,
+                is_curve_point=is_curve_point,
                 entropy=Entropy(token_bytes(32)),
             )
             self._reception.start(self._tools.clock())
@@ -257,11 +258,8 @@ class Node:
     def _await_session(self, agreed: AwaitSession, ephemeral: KeyPair) -> None:
         assert self._tasks is not None
         contract = agreed.contract
-        try:
-            ephemeral_secret = ephemeral.shared_secret(agreed.client_ephemeral_key)
-            static_secret = self._tools.key.shared_secret(agreed.client_ephemeral_key)
-        except RemoteProtocolError:
-            return  # the client's key is no point on the curve: it could not connect anyway
+        ephemeral_secret = ephemeral.shared_secret(agreed.client_ephemeral_key)
+        static_secret = self._tools.key.shared_secret(agreed.client_ephemeral_key)
         secrets = derive_session_secrets(contract.request_id, contract.accept_id, ephemeral_secret, static_secret)
         machine = NodeSession(contract.session_id, secrets, self._settings.session)
         session = ServedSession(contract, secrets, self._tools, contract.quote.row.model)

@@ -23,9 +23,10 @@ from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
-from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, open_message, read_offer, seal_message
+from relaymesh.protocol.handshake import SessionRequest
 from relaymesh.protocol.offer import Offer, SettlementTerm
 from relaymesh.protocol.quote import JobShape, Quote, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode
@@ -64,7 +65,9 @@ class Seller:
 
     def __post_init__(self) -> None:
         settings = ReceptionSettings(endpoints=("ws://203.0.113.7:7780",), requests_per_second=50)
-        self.reception = Reception(settings, signer=self.key, verify=verify, entropy=Entropy(b"e" * 32))
+        self.reception = Reception(
+            settings, signer=self.key, verify=verify, is_curve_point=is_curve_point, entropy=Entropy(b"e" * 32)
+        )
         self.reception.start(moment())
 
     def hear(self, event: VerifiedEvent, milliseconds: int = 0, relay_url: str = RELAYS[0]) -> list[VerifiedEvent]:
@@ -405,6 +408,18 @@ def test_a_stolen_quote_opens_no_session() -> None:
     (answer,) = node.hear(seal_again(request, node, b"t" * 64, thief))
     assert refusal_in(answer, thief).code is RefusalCode.INVALID_MESSAGE
     assert node.awaited == []
+
+
+def test_an_ephemeral_key_off_the_curve_is_refused_and_the_quote_stays_good() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    message = open_message(request, CLIENT)
+    assert isinstance(message, SessionRequest)
+    broken = replace_created_at(request, node, message.model_copy(update={"ephemeral_key": "00" * 32}), NOW)
+    (answer,) = node.hear(broken)
+    assert refusal_in(answer).code is RefusalCode.INVALID_MESSAGE
+    node.hear(request)
+    assert len(node.awaited) == 1
 
 
 def test_a_quote_past_its_time_opens_no_session() -> None:

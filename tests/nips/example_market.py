@@ -18,7 +18,7 @@ from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import VerifiedEvent
-from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.protocol.codec import build_offer, build_status, read_offer
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.offer import ModelIdentity, Offer, PriceRow, SettlementTerm
@@ -113,7 +113,7 @@ def _select() -> Selection:
 
 def _reception(seed: bytes, free: int) -> Reception:
     settings = ReceptionSettings(endpoints=("wss://node.example/session",), eta_ms=400)
-    reception = Reception(settings, signer=NODE, verify=verify, entropy=Entropy(seed))
+    reception = Reception(settings, signer=NODE, verify=verify, is_curve_point=is_curve_point, entropy=Entropy(seed))
     reception.start(moment(0))
     offer = read_offer(make_offer())
     reception.update({offer.event.id: offer}, NodeLoad(free=free, queue=0, draining=False))
