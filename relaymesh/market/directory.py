@@ -16,11 +16,11 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.market.expiry import ExpiryIndex
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
+from relaymesh.nostr.tags import read_expiration
 from relaymesh.protocol.codec import (
     STATE_FUTURE_SECONDS,
     SignedOffer,
     SignedStatus,
-    read_expiration,
     read_offer,
     read_status,
 )

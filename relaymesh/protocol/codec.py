@@ -12,7 +12,14 @@ from typing import Final
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import EventId, PublicKey, Signer, Tags, UnsignedEvent, VerifiedEvent, is_hex_32
 from relaymesh.nostr.kinds import Kind
-from relaymesh.protocol.content import MAXIMUM_PLAINTEXT_BYTES, PROTOCOL_VERSION, check_content, encode_content
+from relaymesh.nostr.tags import indexed_values, read_expiration
+from relaymesh.protocol.content import (
+    MAXIMUM_EVENT_BYTES,
+    MAXIMUM_PLAINTEXT_BYTES,
+    PROTOCOL_VERSION,
+    check_content,
+    encode_content,
+)
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.protocol.handshake import SessionAccept, SessionRequest
 from relaymesh.protocol.offer import Offer
@@ -34,6 +41,8 @@ _MESSAGE_TYPES: Final[dict[int, type[MarketMessage]]] = {kind: value for value, 
 
 TOPIC: Final = "relaymesh"
 _LABEL: Final = re.compile(rf"[a-z0-9./@-]{{1,{MAXIMUM_LABEL_BYTES}}}")
+MAXIMUM_INDEXED_TAGS: Final = 10
+MAXIMUM_INDEXED_CHARACTERS: Final = 100
 CONVERSATION_WINDOW_SECONDS: Final = 60
 STATE_FUTURE_SECONDS: Final = 60
 
@@ -75,8 +84,9 @@ def open_message(event: VerifiedEvent, signer: Signer) -> MarketMessage | Refusa
         The message; or, when it opens but cannot be understood, the refusal that its author deserves.
 
     Raises:
-        RemoteProtocolError: It is not sealed to this key, or it does not open: there is nobody to answer.
+        RemoteProtocolError: It is too large, not sealed to this key, or does not open: there is nobody to answer.
     """
+    _check_size(event)
     recipients = event.tag_values("p")
     if len(recipients) != 1 or not is_hex_32(recipients[0]):
         raise RemoteProtocolError("a sealed message must name exactly one recipient")
@@ -120,14 +130,6 @@ def is_timely(event: VerifiedEvent, now: Moment) -> bool:
         return False
     expiration = read_expiration(event)
     return expiration is None or now.timestamp < expiration
-
-
-def read_expiration(event: VerifiedEvent) -> Timestamp | None:
-    """The event's `expiration` (NIP-40); None without one; a malformed one counts as long past."""
-    text = event.tag_value("expiration")
-    if text is None:
-        return None
-    return Timestamp(int(text)) if text.isascii() and text.isdigit() and len(text) <= 16 else Timestamp(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def read_offer(event: VerifiedEvent) -> SignedOffer:
     offer = Offer.from_text(event.content)
     if set(event.tag_values("m")) != set(offer.models) or set(event.tag_values("j")) != set(offer.job_types):
         raise RemoteProtocolError("an offer's m and j tags must be the models and job types of its rows")
-    if event.tag_value("r") != offer.region:
+    if event.tag_values("r") != (() if offer.region is None else (offer.region,)):
         raise RemoteProtocolError("an offer's r tag must be its region")
     return SignedOffer(event, label, offer)
 
@@ -213,10 +215,21 @@ def is_label(text: str) -> bool:
 def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
     if event.kind != kind:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
-    first_topic = event.tag_value("t")
-    label = event.tag_value("d")
-    if first_topic != TOPIC or label is None or not is_label(label):
+    _check_size(event)
+    indexed = indexed_values(event)
+    if len(indexed) > MAXIMUM_INDEXED_TAGS or any(len(value) > MAXIMUM_INDEXED_CHARACTERS for _, value in indexed):
         raise RemoteProtocolError(
-            f"state must carry t={TOPIC} and a label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
+            f"state must have at most {MAXIMUM_INDEXED_TAGS} tags of one letter, of at most "
+            f"{MAXIMUM_INDEXED_CHARACTERS} characters each"
         )
-    return label
+    topics, labels = event.tag_values("t"), event.tag_values("d")
+    if topics != (TOPIC,) or len(labels) != 1 or not is_label(labels[0]):
+        raise RemoteProtocolError(
+            f"state must carry t={TOPIC} and one label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
+        )
+    return labels[0]
+
+
+def _check_size(event: VerifiedEvent) -> None:
+    if event.size > MAXIMUM_EVENT_BYTES:
+        raise RemoteProtocolError(f"a market event must be at most {MAXIMUM_EVENT_BYTES} bytes")

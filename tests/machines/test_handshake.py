@@ -481,6 +481,14 @@ def test_a_refusal_is_never_refused() -> None:
     assert node.hear(CLIENT.sign(draft)) == []
 
 
+def test_a_request_larger_than_any_market_message_is_not_even_opened() -> None:
+    node = seller(3)
+    request = first_request(node)
+    tags = (*request.tags, ("padding", "x" * 16_384))
+    large = UnsignedEvent(request.public_key, request.created_at, request.kind, tags, request.content)
+    assert node.hear(CLIENT.sign(large)) == []
+
+
 def test_an_old_request_gets_no_answer() -> None:
     node = seller(3)
     assert node.hear(first_request(node), 61_000) == []

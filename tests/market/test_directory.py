@@ -317,13 +317,31 @@ def test_what_an_offer_says_about_its_own_trust_is_not_even_read() -> None:
 
 def test_tags_that_contradict_the_content_are_refused() -> None:
     offer = signed_offer()
-    for tags in ((), (("d", "main"),), (*offer.event.tags, ("m", "more"))):
+    for tags in ((), (("d", "main"),), (*offer.event.tags, ("m", "more")), (*offer.event.tags, ("r", "eu"))):
         assert filled().apply(altered(offer, tags=tags), RELAY, NOW) is False
     status = signed_status()
     without_expiration = tuple(tag for tag in status.event.tags if tag[0] != "expiration")
     assert filled().apply(altered(status, tags=without_expiration), RELAY, NOW) is False
     malformed = (*without_expiration, ("expiration", "soon"))
     assert filled().apply(altered(status, tags=malformed), RELAY, NOW) is False
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (("d", "other"),),
+        (("t", "other"),),
+        (("a", "x" * 101),),
+        tuple(("e", str(number)) for number in range(9)),
+        (("padding", "x" * 16_384),),
+    ],
+)
+def test_state_with_more_tags_than_relays_should_index_is_invalid(more: tuple[tuple[str, ...], ...]) -> None:
+    offer = signed_offer(region="eu")
+    for state in (offer, signed_status()):
+        directory = Directory()
+        assert not directory.apply(altered(state, tags=(*state.event.tags, *more)), RELAY, NOW)
+        assert counted(directory) == {Ignored.INVALID: 1}
 
 
 def test_other_kinds_are_not_its_business() -> None:

@@ -133,6 +133,11 @@ def market_limits() -> str:
     return _limits(
         ("plaintext of a sealed message", f"{content.MAXIMUM_PLAINTEXT_BYTES:,} bytes"),
         ("content of any other event", f"{content.MAXIMUM_EVENT_BYTES:,} bytes"),
+        ("a 2877x or 3877x event, as JSON", f"{content.MAXIMUM_EVENT_BYTES:,} bytes"),
+        (
+            "tags of one letter in a 3877x event",
+            f"{codec.MAXIMUM_INDEXED_TAGS}, of {codec.MAXIMUM_INDEXED_CHARACTERS} characters each",
+        ),
         ("depth of the JSON in either", f"{content.MAXIMUM_DEPTH} levels"),
         ("how far from a 2877x event's `created_at` it is still taken", f"±{codec.CONVERSATION_WINDOW_SECONDS} s"),
         ("how far in the future a 3877x event may lie", f"{codec.STATE_FUTURE_SECONDS} s"),
