@@ -115,6 +115,7 @@ class Opening:
         self._relay_urls, self._entropy = relay_urls, entropy
         self._settings = settings or OpeningSettings()
         self._wants_session = wants_session
+        self._limiting: set[str] = set()
         self._requests: list[_Request] = []
         self._quotes: list[_Quoted] = []
         self._chosen: _Quoted | None = None
@@ -137,8 +138,8 @@ class Opening:
         match message:
             case EventArrived(event):
                 self._take_answer(event, now)
-            case RelayAnswered(event_id, accepted, _):
-                self._take_relay_word(event_id, accepted, now)
+            case RelayAnswered():
+                self._take_relay_word(message, now)
             case Mined(draft, mined):
                 for request in self._requests:
                     if request.draft == draft:
@@ -212,15 +213,21 @@ class Opening:
         request.attempts += 1
 
     def _relays_for(self, choice: Choice) -> tuple[str, ...]:
-        """Our relays, those first on which the node says it listens."""
+        """Our relays, those first on which the node says it listens; none that limits us while there are others."""
         listed = choice.candidate.offer.offer.relays
-        return tuple(sorted(self._relay_urls, key=lambda url: url not in listed))
+        willing = [url for url in self._relay_urls if url not in self._limiting]
+        return tuple(sorted(willing or self._relay_urls, key=lambda url: url not in listed))
 
-    def _take_relay_word(self, event_id: EventId, accepted: bool, now: Moment) -> None:
+    def _take_relay_word(self, answer: RelayAnswered, now: Moment) -> None:
         # A relay that refuses the event, or knows that nobody listens there, saves us the wait for the next one.
+        if answer.accepted:
+            return
+        if answer.message.startswith("rate-limited:"):
+            self._limiting.add(answer.relay_url)
+        has_others = len(self._relay_urls) > max(len(self._limiting), 1)
         for request in self._requests:
-            is_ours = request.event is not None and request.event.id == event_id and not request.answered
-            if is_ours and not accepted and request.resend_at is not None and len(self._relay_urls) > 1:
+            is_ours = request.event is not None and request.event.id == answer.event_id and not request.answered
+            if is_ours and request.resend_at is not None and has_others:
                 self._send(request, now)
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -36,6 +36,7 @@ class EventArrived:
 class RelayAnswered:
     """A relay said something to what we published."""
 
+    relay_url: str
     event_id: EventId
     accepted: bool
     message: str

@@ -114,7 +114,7 @@ class _Run:
 
     async def _publish(self, event: VerifiedEvent, relay_url: str) -> None:
         for answer in await self._relays.publish(event, (relay_url,)):
-            self.driver.tell(RelayAnswered(event.id, answer.accepted, answer.message))
+            self.driver.tell(RelayAnswered(answer.relay_url, event.id, answer.accepted, answer.message))
 
     async def _mine(self, wanted: Mine) -> None:
         """Mine in a thread, batch by batch, so that giving up takes effect at once."""

@@ -178,9 +178,37 @@ def test_a_relay_that_knows_nobody_listens_is_left_at_once() -> None:
     opening.start(moment())
     (first,) = opening.effects()
     assert isinstance(first, Publish)
-    opening.receive(RelayAnswered(first.event.id, False, "mute: no one was listening"), moment(5))
+    opening.receive(RelayAnswered(RELAYS[0], first.event.id, False, "mute: no one was listening"), moment(5))
     (second,) = opening.effects()
     assert isinstance(second, Publish) and second.relay_url == RELAYS[1]
+
+
+def test_a_relay_that_limits_us_carries_no_more_conversation() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (first,) = opening.effects()
+    assert isinstance(first, Publish)
+    opening.receive(RelayAnswered(RELAYS[0], first.event.id, False, "rate-limited: slow down"), moment(5))
+    opening.handle_deadline(moment(2_005))
+    again = opening.effects()
+    for answer in node.hear(first.event):
+        opening.receive(EventArrived(answer), moment(2_006))
+    sent = [effect for effect in (*again, *opening.effects()) if isinstance(effect, Publish)]
+    assert [publish.relay_url for publish in sent] == [RELAYS[1]] * 3
+
+
+def test_a_relay_that_limits_us_is_still_used_where_there_is_no_other() -> None:
+    node = seller(3)
+    opening = opening_for(node)
+    opening.start(moment())
+    (first,) = opening.effects()
+    assert isinstance(first, Publish)
+    for url in RELAYS:
+        opening.receive(RelayAnswered(url, first.event.id, False, "rate-limited: slow down"), moment(5))
+    assert len(opening.effects()) == 1, "the second relay is asked at once, and nobody twice in a hurry"
+    opening.handle_deadline(moment(2_005))
+    assert len(opening.effects()) == 1
 
 
 def test_nobody_answering_ends_in_a_failure_that_names_everyone_asked() -> None:
