@@ -76,6 +76,7 @@ class RelayLink:
         tls: For `wss`.
         verifiers: How many threads check signatures at once, all relays together.
         settings: How long answers and reconnects are waited for.
+        clock: Our clock, to compare the relay's with; None where nobody asks.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class RelayLink:
         tls: ssl.SSLContext | None,
         verifiers: anyio.CapacityLimiter,
         settings: RelayConnectionSettings,
+        clock: Callable[[], Moment] | None,
     ) -> None:
         self.url = url
         self._uri = uri
@@ -96,6 +98,7 @@ class RelayLink:
         self._authenticate = authenticate
         self._tls = tls
         self._verifiers = verifiers
+        self._clock = clock
         self._machine = RelayConnection(can_authenticate=authenticate is not None, settings=settings)
         self._subscriptions: dict[str, RelaySubscription] = {}
         self._asked: dict[EventId, _Asked] = {}
@@ -109,6 +112,8 @@ class RelayLink:
         # Whoever is cancelled may have last words to publish; so this ends when `stop` says so, and by nothing else.
         self._scope = anyio.CancelScope(shield=True)
         self.used_at = anyio.current_time()
+        self.clock_offset: int | None = None
+        """By how many seconds the relay's clock was ahead of ours when it was last connected, if it said."""
 
     @property
     def is_idle(self) -> bool:
@@ -245,6 +250,8 @@ class RelayLink:
         except SessionError:
             return
         self._connection = connection
+        if self._clock is not None and connection.peer_time is not None:
+            self.clock_offset = connection.peer_time - self._clock().timestamp
         self._unsent.clear()
         writing = anyio.CancelScope()
         try:

@@ -9,10 +9,12 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Final, cast
 
 import anyio
 from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
 from websockets.exceptions import WebSocketException
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -21,6 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from relaymesh.errors import SessionError
+from relaymesh.units import Timestamp
 
 MAXIMUM_MESSAGE_BYTES: Final = 2**20
 MAXIMUM_QUEUED_BYTES: Final = 2**20
@@ -70,6 +73,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._keepalive_seconds = keepalive_seconds
+        self.peer_time: Timestamp | None = None
+        """What the other side's clock said in the opening handshake, if it did (HTTP, `Date`)."""
         self._is_silent = False
         self._is_pinged = False
         self._keepalive: asyncio.TimerHandle | None = None
@@ -230,6 +235,8 @@ class WebSocketConnection(asyncio.Protocol):
         if isinstance(event, Request):
             assert isinstance(self._core, ServerProtocol)
             self._core.send_response(self._core.accept(event))
+        else:
+            self.peer_time = _read_date(event.headers)
         if self._core.state is State.OPEN:
             self._opened.set_result(None)
             if self._on_open is not None:
@@ -283,6 +290,13 @@ class WebSocketConnection(asyncio.Protocol):
             self._write()
         self._is_silent = True
         self._keepalive = self._loop.call_later(self._keepalive_seconds, self._check_silence)
+
+
+def _read_date(headers: Headers) -> Timestamp | None:
+    try:
+        return Timestamp(int(parsedate_to_datetime(headers["Date"]).timestamp()))
+    except (LookupError, ValueError, OverflowError):  # none, or two, or no date
+        return None
 
 
 async def connect_websocket(

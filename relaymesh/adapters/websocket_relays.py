@@ -20,6 +20,7 @@ from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.relay_urls import normalise_relay_url
 from relaymesh.ports.relay_subscription import MAXIMUM_UNREAD, RelayCounters, RelaySubscription
 from relaymesh.ports.relays import Delivery, Published
+from relaymesh.units import Moment
 
 MAXIMUM_GUESTS: Final = 16
 """Relays that a message named and that are not among our own: so many are connected at once."""
@@ -40,6 +41,7 @@ class WebSocketRelays:
         tls: For `wss`; None means the system's certificate authorities.
         settings: How long answers and reconnects are waited for.
         maximum_unread: How many deliveries wait in one subscription before the oldest give way.
+        clock: What time it is, for `clock_offsets`; None leaves that empty.
 
     Raises:
         UsageError: A URL is no relay URL.
@@ -54,6 +56,7 @@ class WebSocketRelays:
         tls: ssl.SSLContext | None = None,
         settings: RelayConnectionSettings | None = None,
         maximum_unread: int = MAXIMUM_UNREAD,
+        clock: Callable[[], Moment] | None = None,
     ) -> None:
         self._urls = tuple(dict.fromkeys(map(normalise_relay_url, urls)))
         self._authenticate = authenticate
@@ -61,6 +64,7 @@ class WebSocketRelays:
         self._tls = tls
         self._settings = settings or RelayConnectionSettings()
         self._maximum_unread = maximum_unread
+        self._clock = clock
         self._links: dict[str, RelayLink] = {}
         self._subscription_ids = itertools.count(1)
         self._group: TaskGroup | None = None
@@ -71,6 +75,12 @@ class WebSocketRelays:
     def urls(self) -> tuple[str, ...]:
         """The relays, in order of preference."""
         return self._urls
+
+    @property
+    def clock_offsets(self) -> dict[str, int]:
+        """By how many seconds each of our relays' clocks is ahead of ours, for those that were reached and say."""
+        links = (self._links[url] for url in self._urls if url in self._links)
+        return {link.url: link.clock_offset for link in links if link.clock_offset is not None}
 
     async def __aenter__(self) -> Self:
         self._verifiers = anyio.CapacityLimiter(_VERIFIERS)
@@ -182,7 +192,15 @@ class WebSocketRelays:
         if uri.secure and self._tls is None:
             self._tls = ssl.create_default_context()
         link = RelayLink(
-            url, uri, resolve, self.counters, self._authenticate, self._tls, self._verifiers, self._settings
+            url,
+            uri,
+            resolve,
+            self.counters,
+            self._authenticate,
+            self._tls,
+            self._verifiers,
+            self._settings,
+            self._clock,
         )
         self._links[url] = link
         self._group.start_soon(link.run)

@@ -82,7 +82,7 @@ def open_wallet(wallet: Wallet) -> "CoreLightningWallet":
 async def open_market(settings: Settings) -> AsyncIterator[tuple[MarketView, WebSocketRelays]]:
     """The market in view, and the relays it is seen through; needs no wallet and no files."""
     async with (
-        WebSocketRelays(settings.network.relays) as relays,
+        WebSocketRelays(settings.network.relays, clock=system_clock) as relays,
         MarketView(relays, system_clock, settings.client.candidates) as market,
     ):
         yield market, relays
@@ -107,7 +107,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         ledger = await stack.enter_async_context(open_ledger(directory, "client"))
         check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
         await recover_client(ledger, payer)
-        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
+        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         tools = ClientTools(
             wallet=payer,
             ledger=ledger,
@@ -150,7 +150,7 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
         offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
         ledger = await stack.enter_async_context(open_ledger(directory, "node"))
         await recover_node(ledger, wallet, key, system_clock)
-        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays))
+        relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         serving = Node(
             offered,
             relays,

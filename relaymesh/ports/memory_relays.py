@@ -4,7 +4,7 @@ Faults can be turned on: a relay that is out of reach (`fail`, `recover`), one t
 says `mute:` when nobody listens for an ephemeral event.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -141,6 +141,7 @@ class MemoryRelays:
     def __init__(self, relays: tuple[MemoryRelay, ...]) -> None:
         self._relays = {relay.url: relay for relay in relays}
         self.counters = RelayCounters()
+        self.clock_offsets: Mapping[str, int] = {}
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The port to Nostr relays: publish to several, follow a subscription over several."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +50,11 @@ class Relays(Protocol):
     @property
     def urls(self) -> tuple[str, ...]:
         """The relays, in order of preference."""
+        ...
+
+    @property
+    def clock_offsets(self) -> Mapping[str, int]:
+        """By how many seconds each relay's clock is ahead of ours, for those that were reached and say."""
         ...
 
     async def publish(self, event: Event, relay_urls: tuple[str, ...] = ()) -> tuple[Published, ...]:

@@ -14,6 +14,7 @@ from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.relays import Delivered, Delivery, Relays
 from relaymesh.protocol.codec import TOPIC
+from relaymesh.roles.clock_check import check_clock
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
 
@@ -60,10 +61,15 @@ class MarketView:
         return f"no relay answers at {', '.join(self._relays.urls)}; `relaymesh relay serve` starts one"
 
     async def wait_complete(self, seconds: float) -> bool:
-        """Wait until every relay has sent all it had stored, at most so long; whether they have."""
+        """Wait until every relay has sent all it had stored, at most so long; whether they have.
+
+        Raises:
+            UsageError: Our clock is not the relays'.
+        """
         with anyio.move_on_after(seconds):
             while not self.is_complete:
                 await self._changed.wait()
+        check_clock(self._relays.clock_offsets)
         return self.is_complete
 
     async def wait_changed(self) -> None:
@@ -71,7 +77,12 @@ class MarketView:
         await self._changed.wait()
 
     def select(self, request: BuyerRequest, seed: bytes | None = None) -> Selection:
-        """Choose among the nodes now in view, with a reason for everyone left out."""
+        """Choose among the nodes now in view, with a reason for everyone left out.
+
+        Raises:
+            UsageError: Our clock is not the relays': it would make every choice and every request a wrong one.
+        """
+        check_clock(self._relays.clock_offsets)
         now = self.clock().timestamp
         candidates = self.directory.candidates(None, request.job_type, now)
         chosen_seed = seed if seed is not None else token_bytes(32)

@@ -39,12 +39,15 @@ from relaymesh.protocol.key_schedule import derive_session_secrets
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import STATUS_LABEL, LabelLoad, Status
+from relaymesh.roles.clock_check import check_clock
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.node_jobs import NodeTools, ServedSession
 from relaymesh.roles.session_driver import SessionDriver
 from relaymesh.units import Timestamp
 
 HELLO_SECONDS: Final = 5
+RELAY_SECONDS: Final = 5
+"""So long a node waits for the first relay, to compare clocks before it signs anything."""
 HEARTBEATS_UNTIL_EXPIRY: Final = 3
 STATUSES_PER_HEARTBEAT: Final = 10
 OFFER_RENEWED_AT: Final = 2
@@ -100,6 +103,7 @@ class Node:
         self._held: Counter[PublicKey] = Counter()
         self._crowded: set[PublicKey] = set()
         self._ephemeral = KeyPair.generate()  # for the next session, whoever opens it
+        self._relay_heard = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._reception: Reception | None = None
 
@@ -108,6 +112,7 @@ class Node:
 
         Raises:
             RelayError: No relay took the offer.
+            UsageError: The node's clock is not the relays'.
         """
         async with self._listener.listen(self._accept) as endpoints:
             self._reception = Reception(
@@ -126,6 +131,9 @@ class Node:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 await tasks.start(self._listen)
+                with anyio.move_on_after(RELAY_SECONDS):  # one that is out of reach shows when the offer is published
+                    await self._relay_heard.wait()
+                check_clock(self._relays.clock_offsets)
                 offer = await self._publish_offer()
                 await self._publish_status()
                 tasks.start_soon(self._keep_offer)
@@ -225,6 +233,8 @@ class Node:
                 if isinstance(delivery, Delivered):
                     with Contained("request"):
                         self._receive(delivery)
+                else:
+                    self._relay_heard.set()
 
     def _receive(self, delivery: Delivered) -> None:
         assert self._reception is not None and self._tasks is not None

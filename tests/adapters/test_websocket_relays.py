@@ -1,6 +1,7 @@
 """Relays over real sockets that forge, flood, fall silent, ask who we are, or are none of our business."""
 
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from relaymesh.nostr.event import Event, UnsignedEvent, VerifiedEvent, parse_eve
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.ports.relays import Delivered, Delivery, Published, StoredEventsEnd
-from relaymesh.units import Timestamp
+from relaymesh.units import Instant, Moment, Timestamp
 from tests.adapters.scripted_relay import ScriptedRelay, event_text, say, scripted_relay
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,17 @@ async def test_forged_unwanted_and_repeated_events_never_reach_the_subscriber() 
         assert relays.counters.delivered == 2
         assert relays.counters.forged == 2
         assert relays.counters.unwanted == 1
+
+
+async def test_how_far_a_relay_s_clock_is_ahead_of_ours_is_read_from_its_handshake() -> None:
+    an_hour_ago = Moment(Instant(0), (int(time.time()) - 3_600) * 1_000)
+    async with (
+        scripted_relay(accept_everything) as relay,
+        WebSocketRelays((relay.url,), clock=lambda: an_hour_ago) as relays,
+        relays.subscribe(FILTERS) as deliveries,
+    ):
+        assert await _collect(deliveries) == []
+        assert relays.clock_offsets[relay.url] == pytest.approx(3_600, abs=5)
 
 
 async def test_an_event_is_checked_whole_even_when_its_forgery_comes_with_it() -> None:

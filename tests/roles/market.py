@@ -80,6 +80,7 @@ class Market:
         self.client_ledger = MemoryLedger()
         self.nodes: list[MarketNode] = []
         self.network = MemoryNetwork()
+        self.clock_offset_seconds = 0
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stack = AsyncExitStack()
 
@@ -147,7 +148,9 @@ class Market:
         return tuple(relay.url for relay in self.relays)
 
     def connect_relays(self) -> MemoryRelays:
-        return MemoryRelays(self.relays)
+        relays = MemoryRelays(self.relays)
+        relays.clock_offsets = dict.fromkeys(self.relay_urls, self.clock_offset_seconds)
+        return relays
 
     @asynccontextmanager
     async def client(
