@@ -4,7 +4,7 @@ A node keeps no state for a quote: a session request brings the signed quote bac
 is every answer it gave, so that the same request gets the same answer again, byte for byte, and no other effect.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +38,8 @@ class ReceptionSettings:
         eta_ms: When the first output usually comes.
         max_jobs: Concurrent jobs in one session.
         idle_ms: Sessions end after this long without a message.
+        requests_per_key: In two minutes; more are refused as `rate-limited`. A client needs a few, since it makes a
+            key for each session.
         requests_per_second: All strangers together; more are refused as `rate-limited`, and what was answered before is
             not answered again.
     """
@@ -47,6 +49,7 @@ class ReceptionSettings:
     eta_ms: int = 1_000
     max_jobs: int = 64
     idle_ms: int = 300_000
+    requests_per_key: int = 32
     requests_per_second: int = 500
 
 
@@ -120,7 +123,8 @@ class Reception:
         self._load = NodeLoad(free=0, queue=0, draining=False)
         self._crowded: frozenset[PublicKey] = frozenset()
         self._answers: dict[EventId, PublishAnswer] = {}
-        self._answers_until: deque[tuple[Instant, EventId]] = deque()
+        self._answers_until: deque[tuple[Instant, EventId, PublicKey]] = deque()
+        self._asked: Counter[PublicKey] = Counter()
         self._used_quotes: set[EventId] = set()
         self._used_until: deque[tuple[Instant, EventId]] = deque()
         self._allowance, self._refilled = settings.requests_per_second, Instant(0)
@@ -168,7 +172,11 @@ class Reception:
         """Forget what is two minutes old, and of too many answers the oldest; a used quote is never pushed out."""
         answers, used = self._answers_until, self._used_until
         while answers and (answers[0][0] <= now.instant or len(answers) > MAXIMUM_REMEMBERED):
-            del self._answers[answers.popleft()[1]]
+            _, request_id, client = answers.popleft()
+            del self._answers[request_id]
+            self._asked[client] -= 1
+            if not self._asked[client]:
+                del self._asked[client]
         while used and used[0][0] <= now.instant:
             self._used_quotes.remove(used.popleft()[1])
 
@@ -187,6 +195,8 @@ class Reception:
     ) -> Quote | Refusal | _Admitted:
         if not self._spend_allowance(now):
             return refuse(RefusalCode.RATE_LIMITED, "this node is asked too much; ask again in a few seconds")
+        if self._asked[arrived.event.public_key] >= self._settings.requests_per_key:
+            return refuse(RefusalCode.RATE_LIMITED, "this key has asked too much; ask again in two minutes")
         match request:
             case QuoteRequest() if arrived.event.kind == Kind.QUOTE_REQUEST:
                 return admit_quote_request(
@@ -291,7 +301,8 @@ class Reception:
     def _remember(self, arrived: RequestArrived, signed: VerifiedEvent, wanted: tuple[str, ...], now: Moment) -> None:
         reply = PublishAnswer(signed, _each_once(arrived.relay_url, *wanted))
         self._answers[arrived.event.id] = reply
-        self._answers_until.append((now.after_ms(REMEMBERED_MS), arrived.event.id))
+        self._answers_until.append((now.after_ms(REMEMBERED_MS), arrived.event.id, arrived.event.public_key))
+        self._asked[arrived.event.public_key] += 1
         self._effects.append(reply)
 
 

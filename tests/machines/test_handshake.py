@@ -28,7 +28,7 @@ from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, open_message, read_offer, seal_message
 from relaymesh.protocol.handshake import SessionRequest
 from relaymesh.protocol.offer import Offer, SettlementTerm
-from relaymesh.protocol.quote import JobShape, Quote, RefusalMessage
+from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import LabelLoad, Status
@@ -459,7 +459,9 @@ def test_a_quote_past_its_time_opens_no_session() -> None:
     assert refusal_in(answer).code is RefusalCode.EXPIRED
 
 
-def replace_created_at(request: VerifiedEvent, node: Seller, message: object, created_at: int) -> VerifiedEvent:
+def replace_created_at(
+    request: VerifiedEvent, node: Seller, message: object, created_at: int, entropy: bytes = b"l" * 64
+) -> VerifiedEvent:
     draft = seal_message(
         message,  # type: ignore[arg-type]  # what open_message read is what is sealed again
         author=CLIENT.public_key,
@@ -467,7 +469,7 @@ def replace_created_at(request: VerifiedEvent, node: Seller, message: object, cr
         recipient=node.key.public_key,
         answers=None,
         created_at=Timestamp(created_at),
-        entropy=b"l" * 64,
+        entropy=entropy,
     )
     return CLIENT.sign(draft)
 
@@ -547,6 +549,25 @@ def seal_again_request(node: Seller, stranger: KeyPair) -> VerifiedEvent:
     (publish,) = opening.effects()
     assert isinstance(publish, Publish)
     return publish.event
+
+
+def test_one_key_may_ask_only_so_much_until_what_it_asked_is_forgotten() -> None:
+    node = seller(3)
+    _, request = session_request(node)
+    message = open_message(first_request(node), node.key)
+    assert isinstance(message, QuoteRequest)
+
+    def ask(number: int, seconds: int) -> RefusalCode | None:
+        (answer,) = node.hear(
+            replace_created_at(request, node, message, NOW + seconds, bytes([number]) * 64), seconds * 1_000
+        )
+        said = open_message(answer, CLIENT)
+        return said.to_refusal().code if isinstance(said, RefusalMessage) else None
+
+    assert [ask(number, number) for number in range(1, 35)].count(RefusalCode.RATE_LIMITED) == 3
+    stranger = KeyPair(b"\x0d" * 32)
+    assert isinstance(open_message(node.hear(seal_again_request(node, stranger), 40_000)[0], stranger), Quote)
+    assert ask(200, 125) is None
 
 
 def test_answers_are_forgotten_after_two_minutes() -> None:

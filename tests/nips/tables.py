@@ -142,6 +142,10 @@ def market_limits() -> str:
         ("how far from a 2877x event's `created_at` it is still taken", f"±{codec.CONVERSATION_WINDOW_SECONDS} s"),
         ("how far in the future a 3877x event may lie", f"{codec.STATE_FUTURE_SECONDS} s"),
         ("how long a node keeps an answer, and so at most a quote's validity", _seconds(reception.REMEMBERED_MS)),
+        (
+            "requests of one key that our node serves in that time",
+            str(ReceptionSettings(endpoints=()).requests_per_key),
+        ),
         ("reply relays of one request", str(quote.MAXIMUM_REPLY_RELAYS)),
     )
 
