@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.market.verification import verify_evidence
@@ -20,6 +21,7 @@ from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.evidence_files import parse_evidence_text
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_codec import decode_message
+from relaymesh.protocol.session_messages import SealedMessage
 from tests.house import tree
 from tests.nips import contents, example_job, files
 from tests.nips.contents import CONTENTS, Content
@@ -240,6 +242,23 @@ def test_commitment_vectors_follow_from_the_specification() -> None:
     assert [each["payment_commitment"] for each in tranches] == [
         each["payment_commitment"] for each in vectors["payments"]
     ]
+
+
+def test_sealed_leaf_vectors_follow_from_the_specification() -> None:
+    vectors = load("vectors/sealed.json")
+    secret, job_id = bytes.fromhex(vectors["k"]), bytes.fromhex(vectors["job_id"])
+    assert hashlib.sha256(secret).hexdigest() == vectors["payment_hash"]
+    extracted = hmac.digest(bytes.fromhex(vectors["quote_id"]) + job_id, secret, "sha256").hex()
+    assert [(each["tranche"], each["leaf"]) for each in vectors["leaves"]] == [(0, 0), (0, 1), (1, 0)]
+    for each in vectors["leaves"]:
+        place = each["tranche"].to_bytes(4) + each["leaf"].to_bytes(4)
+        assert _mac(extracted, b"relaymesh/1 sealed" + place + b"\x01") == each["key"]
+        message = decode_message(json.dumps(each["message"]))
+        assert isinstance(message, SealedMessage)
+        assert (message.job_id, message.tranche, message.leaf) == (vectors["job_id"], each["tranche"], each["leaf"])
+        opened = ChaCha20Poly1305(bytes.fromhex(each["key"])).decrypt(bytes(12), message.ciphertext, None)
+        assert opened.decode() == each["plaintext"]
+        assert hashlib.sha256(message.ciphertext).hexdigest() == each["leaf_sha256"]
 
 
 def test_content_vectors_hold_both_sides_of_every_rule() -> None:

@@ -1,12 +1,18 @@
-"""The vectors of nips/vectors/ that come from the examples: event ids, commitments, what the content rules refuse."""
+"""The vectors of nips/vectors/ about events and jobs: ids, commitments, sealed leaves, what content may not hold."""
 
+import hashlib
 from typing import Any, Final
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import UnsignedEvent
 from relaymesh.protocol.content import check_content
 from relaymesh.protocol.metering import commit_to_payment
 from relaymesh.protocol.session_codec import compute_job_id
+from relaymesh.protocol.session_messages import JobId, SealedMessage
 from relaymesh.units import Timestamp
 from tests.nips import example_job, example_market, examples
 from tests.nips.contents import CONTENTS
@@ -108,6 +114,36 @@ def _payment(salt: bytes, tranche: int, payment_hash: str) -> dict[str, Any]:
     }
 
 
+def sealed_vectors() -> dict[str, Any]:
+    """Leaves of a sealed delivery, reserved but fixed: their keys, their ciphertexts, the messages that carry them."""
+    quote_id, job_id = example_market.agree().quote.id, compute_job_id(SESSION_ID, example_job.JOB_NONCE)
+    secret = bytes(range(32))
+    return {
+        "k": secret.hex(),
+        "payment_hash": hashlib.sha256(secret).hexdigest(),
+        "quote_id": quote_id,
+        "job_id": job_id,
+        "leaves": [
+            _leaf(secret, quote_id, job_id, tranche, leaf, plaintext)
+            for tranche, leaf, plaintext in ((0, 0, "Sold sealed, "), (0, 1, "opened "), (1, 0, "by the preimage."))
+        ],
+    }
+
+
+def _leaf(secret: bytes, quote_id: str, job_id: JobId, tranche: int, leaf: int, plaintext: str) -> dict[str, Any]:
+    info = b"relaymesh/1 sealed" + tranche.to_bytes(4) + leaf.to_bytes(4)
+    key = HKDF(SHA256(), 32, bytes.fromhex(quote_id + job_id), info).derive(secret)
+    ciphertext = ChaCha20Poly1305(key).encrypt(bytes(12), plaintext.encode(), None)
+    return {
+        "tranche": tranche,
+        "leaf": leaf,
+        "key": key.hex(),
+        "plaintext": plaintext,
+        "message": SealedMessage(job_id, tranche, leaf, ciphertext).to_json(),
+        "leaf_sha256": hashlib.sha256(ciphertext).hexdigest(),
+    }
+
+
 def content_vectors() -> list[dict[str, Any]]:
     """Texts that the content rules take or refuse."""
     return [{"what": what, "text": text, "is_valid": _is_valid(text)} for what, text in _CONTENTS]
@@ -126,5 +162,6 @@ def files() -> dict[str, Any]:
     return {
         "events.json": event_vectors(),
         "commitments.json": commitment_vectors(),
+        "sealed.json": sealed_vectors(),
         "content.json": content_vectors(),
     }
