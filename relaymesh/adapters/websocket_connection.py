@@ -29,6 +29,8 @@ MAXIMUM_MESSAGE_BYTES: Final = 2**20
 MAXIMUM_QUEUED_BYTES: Final = 2**20
 """What may wait to be received before the other side is made to wait."""
 MAXIMUM_QUEUED_FRAMES: Final = 1_024
+MAXIMUM_UNREAD_PONGS: Final = 64
+"""So many pings are answered to a peer that takes nothing in; after one more the connection is given up."""
 SEND_SECONDS: Final = 10
 CLOSE_SECONDS: Final = 1
 
@@ -65,13 +67,14 @@ class WebSocketConnection(asyncio.Protocol):
         self._queue: deque[bytes | str] = deque()
         self._queued_bytes = 0
         self._is_reading = True
-        self._fragments: list[bytes] = []
+        self._fragments = bytearray()
         self._is_text = False
         self._failure: Exception | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._unread_pongs = 0
         self._keepalive_seconds = keepalive_seconds
         self.peer_time: Timestamp | None = None
         """What the other side's clock said in the opening handshake, if it did (HTTP, `Date`)."""
@@ -185,7 +188,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """There is room again."""
-        room, self._room = self._room, None
+        room, self._room, self._unread_pongs = self._room, None, 0
         if room is not None and not room.done():
             room.set_result(None)
 
@@ -197,11 +200,15 @@ class WebSocketConnection(asyncio.Protocol):
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
-            self._fragments.append(bytes(frame.data))
+            self._fragments += frame.data
             if frame.fin:
-                whole = b"".join(self._fragments)
+                whole = bytes(self._fragments)
                 self._fragments.clear()
                 self._put_text(whole) if self._is_text else self._put(whole)
+        elif frame.opcode is Opcode.PING and self._room is not None:
+            self._unread_pongs += 1
+            if self._unread_pongs > MAXIMUM_UNREAD_PONGS:
+                self.abort()
 
     def _put_text(self, whole: bytes) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -219,6 +220,34 @@ async def test_fragments_are_put_together_and_pings_answered_in_between() -> Non
         await client.send([b"a" * 70_000, b"", b"b"])
         assert await client.recv() == b"a" * 70_000 + b"b"
         await (await client.ping())
+
+
+async def test_fragments_of_nothing_are_not_gathered() -> None:
+    nothing = Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 10_000
+    async with _listening() as endpoint, _raw(endpoint) as stream:
+        await _upgrade(stream)
+        tracemalloc.start()
+        try:
+            await stream.send(Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True))
+            for _ in range(10):
+                await stream.send(nothing)
+            await stream.send(Frame(Opcode.PING, b"").serialize(mask=True))
+            assert await stream.receive() == Frame(Opcode.PONG, b"").serialize(mask=False)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 400_000
+        await stream.send(Frame(Opcode.CONT, b"end").serialize(mask=True))
+        assert await stream.receive() == Frame(Opcode.TEXT, b"end").serialize(mask=False)
+
+
+async def test_a_peer_that_pings_and_never_takes_an_answer_is_cut_off() -> None:
+    async with _listening() as endpoint, _raw(endpoint) as stream:
+        await _upgrade(stream)
+        pings = Frame(Opcode.PING, bytes(125)).serialize(mask=True) * 1_000
+        with pytest.raises(anyio.BrokenResourceError):
+            for _ in range(1_000):
+                await stream.send(pings)
 
 
 async def test_another_implementation_is_served_and_its_close_answered() -> None:
