@@ -54,6 +54,8 @@ SessionInput = (
     ConnectionOpened | HelloReceived | FrameReceived | ConnectionLost | SendMessages | JobFinished | EndSession
 )
 
+FAREWELL_SECONDS: Final = 0.5
+"""How long a goodbye may take together: a peer that takes nothing in must not keep us from leaving."""
 MAXIMUM_UNSENT_FRAMES: Final = 64
 """So many frames may wait to be sent on a connection before nothing more is read from it."""
 
@@ -182,7 +184,7 @@ class SessionDriver:
                     self._apply_effects()
                     await self._write()
             finally:
-                with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                     await self._close_all()
                 tasks.cancel_scope.cancel()
 
@@ -315,10 +317,13 @@ class SessionDriver:
         self._tell(ConnectionLost(number))
 
     async def _close_all(self) -> None:
-        await self._write()
-        for connection in self._connections.values():
-            await connection.aclose()
-        self._connections.clear()
+        try:
+            await self._write()
+        finally:
+            async with anyio.create_task_group() as closing:
+                for connection in self._connections.values():
+                    closing.start_soon(connection.aclose)
+            self._connections.clear()
 
 
 def job_of(message: SessionMessage) -> JobId | None:
