@@ -27,8 +27,13 @@ class ClientJobSettings:
 
 @dataclass(frozen=True, slots=True)
 class NodeJobSettings:
-    """How long a node waits (RM-02, "Timeouts"); defaults are the protocol's."""
+    """How long a node waits (RM-02, "Timeouts"); defaults are the protocol's.
+
+    Args:
+        credit_ms: For a client to grant more credit; meanwhile the job has its place, and the runner waits.
+    """
 
     invoice_expiry_seconds: int = 60
+    credit_ms: int = 60_000
     receipt_ms: int = 10_000
     disconnect_ms: int = 30_000

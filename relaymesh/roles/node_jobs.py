@@ -173,13 +173,26 @@ class NodeJobRun:
                         if not self._is_under_way:
                             self._is_under_way = True
                             await anyio.lowlevel.checkpoint()  # the first output leaves before a second is made
-                        while not self._may_go_on():
-                            await self._may_produce.wait()
-                            self._may_produce = anyio.Event()
+                        await self._wait_demand()
             except RunnerRefused as error:
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))))
             except RunnerError as error:
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, str(error))))
+
+    async def _wait_demand(self) -> None:
+        """Wait until more output is wanted: paid for (an unpaid invoice lapses), and within the client's credit."""
+        while not self._may_go_on():
+            with anyio.move_on_after(self._patience_seconds()) as waiting:
+                is_paused = self._is_paused
+                while not self._may_go_on() and self._is_paused == is_paused:
+                    await self._may_produce.wait()
+                    self._may_produce = anyio.Event()
+            if waiting.cancelled_caught:
+                self._driver.tell(RunnerStopped(refuse(RefusalCode.CANCELLED, "the client took no output in time")))
+                return
+
+    def _patience_seconds(self) -> float | None:
+        return self._tools.job_settings.credit_ms / MILLISECONDS_PER_SECOND if self._is_paused else None
 
     def _take_item(self, item: RunItem) -> None:
         match item:

@@ -195,6 +195,7 @@ def timeouts() -> str:
         ("node: HELLO", f"{node.HELLO_SECONDS} s"),
         ("node: the first authentic frame after READY", _seconds(session.ready_in_ms)),
         ("node: an invoice's expiry", f"{at_node.invoice_expiry_seconds} s"),
+        ("node: CREDIT for output that waits for it", _seconds(at_node.credit_ms)),
         ("node: RECEIPT", _seconds(at_node.receipt_ms)),
         ("node: the client's next connection", _seconds(session.reconnect_in_ms)),
         ("node: any message but PING and PONG", _seconds(session.idle_in_ms)),

@@ -216,6 +216,20 @@ async def test_a_peer_that_asks_and_never_reads_is_answered_so_far_and_no_furthe
         await assert_serves(market)
 
 
+async def test_a_client_that_pays_and_then_takes_no_output_gives_its_place_back() -> None:
+    async with Market().open() as market:
+        node = await market.add_node(FREE, script=RunScript(pieces=("word ",) * 10_000))
+        stranger = await Stranger.open(market)
+        job = stranger.job()
+        await stranger.send(job)
+        for _ in range(8):
+            await stranger.hear(100)
+            await stranger.greet()
+            await stranger.send(ResumeMessage(job.job_id, 0))  # it is there, and well
+        assert node.tools.running_jobs == node.runner.counts.running == 0
+        await assert_serves(market)
+
+
 # ── a hostile node ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
