@@ -145,6 +145,8 @@ class BuyerSettlement:
             return "the next tranche is invoiced before the one before it was paid"
         if offered.tranche != len(self._tranches.records) or offered.tranche >= plan.count:
             return f"tranche {offered.tranche} was invoiced where {len(self._tranches.records)} of {plan.count} is next"
+        if offered.delivered_bytes < plan.units_due(offered.tranche):
+            return "the next tranche is invoiced before the output of those before the last one was delivered"
         units = plan.units(offered.tranche)
         # Without the tokenizer we cannot know where the limit cuts the last tranche short; larger it never is.
         is_agreed = offered.units == units if contract.is_input_known else offered.units <= units

@@ -293,11 +293,10 @@ class ClientJob:
 
     def _offer_to_settlement(self, tranche: int, decoded: DecodedInvoice | None, now: Moment) -> None:
         message = self._invoices.get(tranche)
-        if message is None or self.state not in (_S.WAITING, _S.STREAMING):
-            return
-        offered = InvoiceOffered(tranche, message.order, message.msat, message.units, message.bolt11, decoded)
-        self._settlement.receive(offered, now)
-        self._settle(now)
+        if message is not None and self.state in (_S.WAITING, _S.STREAMING):
+            asked, delivered = (message.order, message.msat, message.units), self._observation.output_bytes
+            self._settlement.receive(InvoiceOffered(tranche, *asked, message.bolt11, decoded, delivered), now)
+            self._settle(now)
 
     def _settle(self, now: Moment) -> None:
         """Carry the settlement's wishes over into this machine's effects."""

@@ -69,6 +69,11 @@ class JobMeter:
         """Whether a job's output may grow by this piece (RM-02, "Jobs")."""
         return self._output_bytes + len(data.encode()) <= MAXIMUM_JOB_OUTPUT_BYTES
 
+    @property
+    def output_units(self) -> int:
+        """Output delivered, in the row's unit."""
+        return self.output_units_with("", 0)
+
     def output_units_with(self, data: str, tokens: int) -> int:
         """Output in the row's unit, if this piece were delivered as well."""
         match self._contract.quote.row.unit:

@@ -308,7 +308,8 @@ class NodeJob:
             if self._meter.output_units_with(piece.data, piece.tokens) > self._paid_units():
                 if self._settlement.has_open:
                     return
-                if len(self._settlement.records) >= self._plan.count:
+                tranche = len(self._settlement.records)
+                if tranche >= self._plan.count or self._meter.output_units < self._plan.units_due(tranche):
                     self._held.clear()
                     self._finish("length", now)
                     return

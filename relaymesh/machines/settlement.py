@@ -128,7 +128,12 @@ class InvoiceResolved:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceOffered:
-    """Buyer: the node wants this tranche paid; `decoded` is None when the invoice cannot be read."""
+    """Buyer: the node wants this tranche paid.
+
+    Args:
+        decoded: What the invoice says; None when it cannot be read.
+        delivered_bytes: The output that has come so far.
+    """
 
     tranche: int
     order: str
@@ -136,6 +141,7 @@ class InvoiceOffered:
     units: int
     bolt11: str
     decoded: DecodedInvoice | None
+    delivered_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,13 @@ class TranchePlan:
         """Output units of tranche `index` alone."""
         return self.units_through(index) - (self.units_through(index - 1) if index else 0)
 
+    def units_due(self, index: int) -> int:
+        """Output units that a buyer must have before it pays tranche `index`: all but those of the tranche before it.
+
+        A token has at least one byte, so that a buyer who cannot count tokens compares bytes.
+        """
+        return self.units_through(index - 2) if index > 1 else 0
+
     def price(self, index: int) -> AmountMsat:
         """What tranche `index` costs: the cost of all through it, less the cost of all before it."""
         return AmountMsat(self._cost_through(index) - (self._cost_through(index - 1) if index else 0))

@@ -36,7 +36,7 @@ from relaymesh.protocol.session_messages import (
     ResumeMessage,
 )
 from relaymesh.units import Moment, Timestamp
-from tests.machines.pair import CLIENT, NODE, Pair, Wallets, contract
+from tests.machines.pair import CLIENT, NODE, Pair, Wallets, contract, price_row
 
 BUSY = refuse(RefusalCode.BUSY, "later")
 
@@ -261,6 +261,39 @@ def test_two_invoices_for_one_tranche_end_the_job_unpaid() -> None:
     pair.client.receive(InvoiceRead(0, pair.wallets.invoices[invoice.bolt11]), pair.now)
     pair.do_client_effects()
     assert pair.payments == type(pair.payments)() and pair.wallets.paid == {}
+
+
+@pytest.mark.parametrize("unit", ["byte", "token"])
+def test_a_node_that_invoices_and_delivers_nothing_is_paid_two_tranches_and_no_more(unit: str) -> None:
+    pair = Pair(agreed=contract(row=price_row(unit=unit), tranche_units=4))
+    pair.start()
+    pair.deliver_to_node()
+    assert pair.node is not None
+    paid = []
+    for tranche in range(8):
+        wanted = CreateInvoice(tranche, f"tranche {tranche}", pair.node._plan.price(tranche), "RelayMesh job", 60)
+        issued = pair.wallets.issue(wanted, pair.now)
+        invoice = InvoiceMessage(
+            pair.client.job_id, tranche, "prepay", issued.bolt11, wanted.amount_msat, 4, issued.expires_at_ms
+        )
+        pair.to_client.clear()
+        pair.to_client.append(invoice)
+        pair.deliver_to_client()
+        while pair.payments:
+            paid.append(wanted.amount_msat)
+            pair.answer_payment()
+    assert len(paid) == 2 and sum(paid) == sum(pair.wallets.paid.values())
+    pair.pass_time(6_000)
+    assert pair.outcome is not None and pair.outcome.refusal is not None
+    assert pair.outcome.refusal.code is RefusalCode.PAYMENT_MISMATCH
+
+
+def test_a_piece_of_output_larger_than_two_tranches_ends_the_job_by_its_length() -> None:
+    pair = Pair(agreed=contract(tranche_units=4), pieces=("four", "x" * 30))
+    pair.start()
+    pair.settle()
+    assert pair.outcome is not None and pair.outcome.state is JobState.DONE and pair.outcome.complaints == ()
+    assert pair.delivered == ["four"] and len(pair.wallets.paid) <= 3
 
 
 def test_a_stream_without_an_end_is_left() -> None:
