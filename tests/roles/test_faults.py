@@ -46,7 +46,7 @@ from relaymesh.protocol.session_messages import (
     SessionMessage,
 )
 from relaymesh.roles.node_jobs import MAXIMUM_EARLY_MESSAGES, MAXIMUM_MESSAGES_PER_JOB
-from relaymesh.units import AmountMsat
+from relaymesh.units import AmountMsat, Timestamp
 from tests.roles.market import PROMPT, Market, chat_row, purchase, wanted
 from tests.roles.stranger import Stranger, ask_for_session
 
@@ -228,6 +228,25 @@ async def test_a_client_that_pays_and_then_takes_no_output_gives_its_place_back(
             await stranger.send(ResumeMessage(job.job_id, 0))  # it is there, and well
         assert node.tools.running_jobs == node.runner.counts.running == 0
         await assert_serves(market)
+
+
+class StuckLedger(MemoryLedger):
+    """A ledger that no longer answers."""
+
+    async def next_sequence(self, scope: str, now: Timestamp) -> int:
+        await anyio.sleep_forever()
+        raise AssertionError("for ever is over")
+
+
+async def test_a_node_that_cannot_say_goodbye_leaves_all_the_same() -> None:
+    """Closing the links to relays that do not answer takes another second, and two are allowed."""
+    async with Market().open() as market:
+        node = await market.add_node()
+        node.tools.ledger = StuckLedger()
+        node.scope.cancel()
+        await anyio.sleep(0.6)
+        with pytest.raises(SessionError):
+            await market.network.dialer().dial("ws://node-0.test")
 
 
 # ── a hostile node ────────────────────────────────────────────────────────────────────────────────────────────────
