@@ -62,7 +62,11 @@ MAXIMUM_EARLY_MESSAGES: Final = 16
 
 @dataclass(slots=True)
 class NodeTools:
-    """What every session of a node shares, and how busy the node is."""
+    """What every session of a node shares, and how busy the node is.
+
+    Attributes:
+        is_runner_suspect: Whether the runner failed the last time: it is asked for a sign of life before anybody pays.
+    """
 
     key: KeyPair
     wallet: InvoiceIssuer
@@ -73,6 +77,7 @@ class NodeTools:
     job_settings: NodeJobSettings = field(default_factory=NodeJobSettings)
     running_jobs: int = 0
     is_draining: bool = False
+    is_runner_suspect: bool = False
     load_changed: anyio.Event = field(default_factory=anyio.Event)
 
     def load(self) -> NodeLoad:
@@ -177,6 +182,7 @@ class NodeJobRun:
             except RunnerRefused as error:
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))))
             except RunnerError as error:
+                self._tools.is_runner_suspect = True
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, str(error))))
 
     async def _wait_demand(self) -> None:
@@ -362,6 +368,9 @@ class ServedSession:
     async def _count_input(self, message: JobMessage) -> int | Refusal:
         request = RunRequest(self._model, message.job_type, message.body, self.contract.quote.row.output_limit)
         try:
+            if self._tools.is_runner_suspect:
+                await self._tools.runner.models()
+                self._tools.is_runner_suspect = False
             tokens = await self._tools.runner.count_input_tokens(request)
         except RunnerRefused as error:
             return refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))

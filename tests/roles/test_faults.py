@@ -12,7 +12,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from relaymesh.errors import LedgerError, SessionError
+from relaymesh.errors import LedgerError, RunnerError, SessionError
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.opening_events import OpeningFailed
 from relaymesh.machines.records import JobState, LedgerRecord
@@ -30,7 +30,7 @@ from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_lightning import MemoryWallet
 from relaymesh.ports.memory_runner import MemoryRunner, RunScript
 from relaymesh.ports.memory_sessions import MemoryConnection
-from relaymesh.ports.runners import RunItem, RunOutput, RunRequest
+from relaymesh.ports.runners import RunItem, RunnerModel, RunOutput, RunRequest
 from relaymesh.protocol.frames import Ready
 from relaymesh.protocol.refusal import RefusalCode
 from relaymesh.protocol.session_messages import (
@@ -371,6 +371,33 @@ async def test_a_client_whose_ledger_fails_stops_and_has_paid_nothing_that_is_no
         assert node.tools.running_jobs <= 1
         await anyio.sleep(75)
         ledger.left = float("inf")
+        await assert_serves(market)
+
+
+class AbsentRunner(MemoryRunner):
+    """A model server that nobody has started."""
+
+    async def models(self) -> tuple[RunnerModel, ...]:
+        raise RunnerError("the model server cannot be reached", retryable=True)
+
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[AsyncIterator[RunItem]]:
+        raise RunnerError("the model server cannot be reached", retryable=True)
+
+
+async def test_a_node_whose_runner_is_down_takes_money_for_nothing_once_at_most() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        node.tools.runner = AbsentRunner()
+        async with market.client() as client:
+            bought = await purchase(client)
+        taken = node.wallet.balance_msat
+        assert bought.bought.outcome is not None and bought.bought.outcome.paid_msat == taken
+        async with market.client() as client:
+            for _ in range(3):
+                bought = await purchase(client)
+                assert bought.bought.reason.startswith(RefusalCode.RUNNER_UNAVAILABLE.value)
+        assert node.wallet.balance_msat == taken
+        node.tools.runner = MemoryRunner()
         await assert_serves(market)
 
 
