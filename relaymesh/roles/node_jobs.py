@@ -45,7 +45,7 @@ from relaymesh.protocol.session_messages import (
     ResumeMessage,
     SessionMessage,
 )
-from relaymesh.roles.containment import INTERNAL_ERROR, Contained
+from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
 from relaymesh.roles.driver import Clock, Driver
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import MILLISECONDS_PER_SECOND
@@ -183,7 +183,8 @@ class NodeJobRun:
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))))
             except RunnerError as error:
                 self._tools.is_runner_suspect = True
-                self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, str(error))))
+                report("runner", error)
+                self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, "the node's runner failed")))
 
     async def _wait_demand(self) -> None:
         """Wait until more output is wanted: paid for (an unpaid invoice lapses), and within the client's credit."""
@@ -375,7 +376,8 @@ class ServedSession:
         except RunnerRefused as error:
             return refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))
         except RunnerError as error:
-            return refuse(RefusalCode.RUNNER_UNAVAILABLE, str(error))
+            report("runner", error)
+            return refuse(RefusalCode.RUNNER_UNAVAILABLE, "the node's runner does not answer; try another node")
         if tokens is None and self.contract.quote.row.unit == "token":
             return refuse(RefusalCode.INTERNAL, "the node prices by the token but cannot count them")
         if not 0 <= (tokens or 0) <= MAXIMUM_QUANTITY:

@@ -378,10 +378,10 @@ class AbsentRunner(MemoryRunner):
     """A model server that nobody has started."""
 
     async def models(self) -> tuple[RunnerModel, ...]:
-        raise RunnerError("the model server cannot be reached", retryable=True)
+        raise RunnerError("the model server at 10.0.0.7 cannot be reached", retryable=True)
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[AsyncIterator[RunItem]]:
-        raise RunnerError("the model server cannot be reached", retryable=True)
+        raise RunnerError("the model server at 10.0.0.7 cannot be reached", retryable=True)
 
 
 async def test_a_node_whose_runner_is_down_takes_money_for_nothing_once_at_most() -> None:
@@ -392,10 +392,13 @@ async def test_a_node_whose_runner_is_down_takes_money_for_nothing_once_at_most(
             bought = await purchase(client)
         taken = node.wallet.balance_msat
         assert bought.bought.outcome is not None and bought.bought.outcome.paid_msat == taken
-        async with market.client() as client:
-            for _ in range(3):
-                bought = await purchase(client)
-                assert bought.bought.reason.startswith(RefusalCode.RUNNER_UNAVAILABLE.value)
+        with capture_logs() as logs:
+            async with market.client() as client:
+                for _ in range(3):
+                    bought = await purchase(client)
+                    assert bought.bought.reason.startswith(RefusalCode.RUNNER_UNAVAILABLE.value)
+                    assert "10.0.0.7" not in bought.bought.reason, "where it is concerns nobody but the operator"
+        assert ["10.0.0.7" in line["reason"] for line in logs] == [True] * 3
         assert node.wallet.balance_msat == taken
         node.tools.runner = MemoryRunner()
         await assert_serves(market)
