@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-READY_SECONDS = 45
+READY_SECONDS = 90  # a node that was killed with an invoice out first waits until nobody can pay it: a minute
 COMMAND_SECONDS = 45
 
 
