@@ -51,7 +51,6 @@ GET_EVIDENCE: Final = "SELECT number, side, job_id, event, plaintext FROM eviden
 PUT_EVIDENCE: Final = """
 INSERT INTO evidence (side, event_id, job_id, event, plaintext) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (side, event_id) DO UPDATE SET plaintext = excluded.plaintext
-    WHERE (plaintext IS NULL) <> (excluded.plaintext IS NULL) -- the event fixes what it says
 """
 
 

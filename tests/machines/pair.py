@@ -116,6 +116,7 @@ def contract(
         quote=quote.model_copy(update=changes),
         term=term,
         lightning_node_id=LIGHTNING_NODE_ID,
+        quote_plaintext=CLIENT.open(event.content, event.public_key),
     )
 
 

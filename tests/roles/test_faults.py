@@ -199,7 +199,7 @@ async def test_one_key_may_have_only_so_many_sessions_and_those_it_never_connect
         assert answers[16:] == refused
         assert {refusal.code for answer in refused for _, refusal in answer.refusals} == {RefusalCode.RATE_LIMITED}
         await assert_serves(market)
-        await anyio.sleep(31)
+        await anyio.sleep(121)  # that long a key's requests are counted
         assert not isinstance(await ask_for_session(market, key, ephemeral), OpeningFailed)
 
 
@@ -356,7 +356,7 @@ async def test_a_node_whose_ledger_fails_says_so_to_the_client_and_serves_again_
         await assert_serves(market)
 
 
-@pytest.mark.parametrize("writes", range(7))
+@pytest.mark.parametrize("writes", range(6))
 async def test_a_client_whose_ledger_fails_stops_and_has_paid_nothing_that_is_not_in_it(writes: int) -> None:
     async with Market().open() as market:
         node = await market.add_node()
