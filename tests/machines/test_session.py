@@ -70,22 +70,35 @@ def test_a_message_too_long_for_a_frame_arrives_whole() -> None:
     assert pair.node_got() == [job]
 
 
-def test_the_first_output_leaves_at_once_and_later_ones_at_most_every_20_ms() -> None:
+def test_the_first_output_leaves_at_once_and_later_ones_about_every_20_ms() -> None:
     pair = Pair().start()
     pair.client_sends(JOB, CreditMessage(JOB.job_id, 1_000))
     before = len(pair.frames)
     pair.node_sends(OutputMessage(JOB.job_id, 0, "first"))
     assert len(pair.frames) == before + 1
     for number in range(1, 6):
-        pair.pass_ms(3)
+        pair.pass_ms(2)
         pair.node_sends(OutputMessage(JOB.job_id, number, "later"))
     assert len(pair.frames) == before + 1
-    pair.pass_ms(5)
+    pair.pass_ms(10)
     assert len(pair.frames) == before + 2
     assert len(pair.client_got()) == 6
     pair.pass_ms(20)
     pair.node_sends(OutputMessage(JOB.job_id, 6, "a slow one"))
     assert len(pair.frames) == before + 3
+
+
+def test_a_runner_that_is_as_fast_as_frames_may_follow_one_another_waits_for_no_timer() -> None:
+    pair = Pair().start()
+    pair.client_sends(JOB, CreditMessage(JOB.job_id, 1_000))
+    before = len(pair.frames)
+    for number, pause_ms in enumerate((0, 15, 20, 16, 19)):
+        pair.pass_ms(pause_ms)
+        pair.node_sends(OutputMessage(JOB.job_id, number, "token"))
+        assert len(pair.frames) == before + number + 1
+    pair.pass_ms(14)
+    pair.node_sends(OutputMessage(JOB.job_id, 5, "early"))
+    assert len(pair.frames) == before + 5
 
 
 def test_whatever_is_no_output_takes_the_waiting_output_with_it() -> None:
