@@ -156,19 +156,27 @@ def to_table(name: str, machine: dict[str, Any], figures: Sequence[Figure]) -> s
     return "\n".join(lines)
 
 
-def run_benchmark(name: str, measure: Callable[[int], Awaitable[list[Figure]]], *, runs: int = 5) -> None:
+def run_benchmark(
+    name: str,
+    measure: Callable[..., Awaitable[list[Figure]]],
+    *,
+    runs: int = 5,
+    options: argparse.ArgumentParser | None = None,
+) -> None:
     """The command of a benchmark: measure on the event loop that production runs on, and print.
 
     Args:
         name: The module's name below `bench`.
-        measure: Takes the number of runs and returns the figures.
+        measure: Takes the number of runs, and what `options` read by their names; returns the figures.
         runs: How many runs the medians are over, unless the command line says otherwise.
+        options: Options of this benchmark's own (made with `add_help=False`).
     """
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", parents=[] if options is None else [options])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--runs", type=int, default=runs, help=f"medians are over so many runs (default {runs})")
-    arguments = parser.parse_args()
+    arguments = vars(parser.parse_args())
+    show = to_json if arguments.pop("json") else to_table
     machine = describe_machine()
-    figures = anyio.run(partial(measure, arguments.runs), backend_options={"use_uvloop": True})
+    figures = anyio.run(partial(measure, arguments.pop("runs"), **arguments), backend_options={"use_uvloop": True})
     machine["load_1m_after"] = round(os.getloadavg()[0], 2)
-    print((to_json if arguments.json else to_table)(name, machine, figures))
+    print(show(name, machine, figures))

@@ -72,11 +72,18 @@ async def start_process(arguments: Sequence[str]) -> AsyncIterator[tuple[Process
 
 
 @asynccontextmanager
+async def serve_relay(database: Path) -> AsyncIterator[tuple[str, int]]:
+    """The bundled relay as shipped; yields its URL and its process id."""
+    arguments = ["-m", "relaymesh_relay", "--port", "0", "--database", str(database), "--json"]
+    async with start_process(arguments) as (process, facts):
+        yield facts["relay_url"], process.pid
+
+
+@asynccontextmanager
 async def start_relay(directory: Path) -> AsyncIterator[str]:
     """The bundled relay; yields its URL."""
-    arguments = ["-m", "relaymesh_relay", "--port", "0", "--database", str(directory / "relay.sqlite3"), "--json"]
-    async with start_process(arguments) as (_, facts):
-        yield facts["relay_url"]
+    async with serve_relay(directory / "relay.sqlite3") as (url, _):
+        yield url
 
 
 @dataclass(slots=True)

@@ -97,8 +97,8 @@ class Limits:
     subscription_id_characters: int = 64
     filters: int = 20
     filter_values: int = 2_000
-    limit: int = 10_000
-    default_limit: int = 10_000
+    limit: int = 50_000
+    default_limit: int = 50_000
     event_tags: int = 2_000
     content_characters: int = 65_536
     created_at_past_seconds: int = 0
