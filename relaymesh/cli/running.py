@@ -21,7 +21,10 @@ def run(command: Callable[[], Awaitable[int | None]]) -> None:
     which then has its own time to say goodbye, and exit with 130.
     """
     import anyio
+    import structlog
 
+    # Standard output is for what was asked for, often JSON: whatever is logged goes beside it.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with _output_told():
         code = anyio.run(_supervise, command, backend_options={"use_uvloop": _has_uvloop()})
         if code:

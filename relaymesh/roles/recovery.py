@@ -7,6 +7,8 @@ cannot judge stays unknown, and is asked about again at the next start.
 from dataclasses import dataclass, replace
 from typing import Final
 
+import structlog
+
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord
 from relaymesh.machines.recovery import (
     IN_DOUBT_STATES,
@@ -26,6 +28,7 @@ from relaymesh.protocol.evidence import build_metering
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.roles.driver import Clock
 
+_log = structlog.get_logger(__name__)
 MOST_JOBS: Final = 1_000_000
 CLIENT_INTERRUPTED: Final = refuse(RefusalCode.CANCELLED, "the client was stopped in the middle of the job")
 
@@ -102,6 +105,7 @@ async def _look_up_invoice(tranche: TrancheRecord, wallet: InvoiceIssuer) -> Tra
         return tranche
     state = await wallet.lookup_invoice(tranche.invoice_label)
     if state.status is InvoiceStatus.OPEN:
+        _log.warning("waiting_for_open_invoice", job=tranche.job_id, tranche=tranche.tranche, until="paid or expired")
         state = await wallet.wait_invoice(tranche.invoice_label)
     return resolve_invoice(tranche, is_paid=state.status is InvoiceStatus.PAID)
 

@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.machines.settlement import invoice_label
@@ -133,7 +134,7 @@ async def test_a_lost_answer_is_found_again_whatever_it_was() -> None:
 async def test_a_node_waits_for_an_invoice_that_can_still_be_paid_before_it_ends_the_job() -> None:
     async with Market().open() as market:
         node = await market.add_node()
-        ledger = CrashingLedger(3)  # the job, the tranche, its invoice
+        ledger = CrashingLedger(2)  # the job with its tranche, the invoice
         node.tools.ledger = ledger
         market.buyer.plan(HoldPayment())
         async with market.client(policy=PaymentPolicy(deadline_ms=500)) as client, anyio.create_task_group() as tasks:
@@ -143,7 +144,9 @@ async def test_a_node_waits_for_an_invoice_that_can_still_be_paid_before_it_ends
             tasks.cancel_scope.cancel()
         ledger.left = -1
         began = anyio.current_time()
-        await recover_node(ledger, node.wallet, node.key, loop_clock)
+        with capture_logs() as logs:
+            await recover_node(ledger, node.wallet, node.key, loop_clock)
+        assert [entry["event"] for entry in logs] == ["waiting_for_open_invoice"], "or nobody knows what it waits for"
         assert 1 < anyio.current_time() - began <= 61, "an invoice expires after a minute"
         (job,) = await ledger.find_jobs(JobQuery())
         assert job.tranches[0].state is TrancheState.EXPIRED
