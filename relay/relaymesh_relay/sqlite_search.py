@@ -42,12 +42,12 @@ Place = tuple[int, int, int]
 """(age, id order, sequence): where an event stands in every posting list it is in."""
 
 _STANDING = """
-SELECT EXISTS (SELECT 1 FROM event WHERE id_order = ?1 AND substr(document, 8, 64) = CAST(?2 AS BLOB)),
-       EXISTS (SELECT 1 FROM deleted_event WHERE id = ?2 AND author = ?3)
+SELECT EXISTS (SELECT 1 FROM event WHERE id_order = ? AND substr(document, 8, 64) = CAST(? AS BLOB)),
+       EXISTS (SELECT 1 FROM deleted_event WHERE id = ? AND author = ?)
 """
 _LATEST = """
-SELECT (SELECT until FROM deleted_address WHERE address = ?1), created_at, id
-FROM (SELECT 1) LEFT JOIN latest ON address = ?1
+SELECT (SELECT until FROM deleted_address WHERE address = ?), created_at, id
+FROM (SELECT 1) LEFT JOIN latest ON address = ?
 """
 _ENTRIES = """
 SELECT age, id_order, sequence FROM posting
@@ -56,11 +56,11 @@ ORDER BY age, id_order, sequence LIMIT ?
 """
 _KINDS_OF_KEY = """
 WITH RECURSIVE kinds (kind) AS (
-    SELECT min(kind) FROM posting WHERE key = ?1
+    SELECT min(kind) FROM posting WHERE key = ?
     UNION ALL
-    SELECT (SELECT min(kind) FROM posting WHERE key = ?1 AND kind > kinds.kind) FROM kinds WHERE kind IS NOT NULL
+    SELECT (SELECT min(kind) FROM posting WHERE key = ? AND kind > kinds.kind) FROM kinds WHERE kind IS NOT NULL
 )
-SELECT kind FROM kinds WHERE kind IS NOT NULL LIMIT ?2
+SELECT kind FROM kinds WHERE kind IS NOT NULL LIMIT ?
 """
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM posting WHERE key = ? LIMIT ?)"
 _LIST = """
@@ -82,14 +82,14 @@ Row = tuple[Place, int, bytes]
 
 def standing_of(database: sqlite3.Connection, event: Event, address: bytes | None) -> Standing:
     """How an event stands to what is kept; `address` is its `address_of`."""
-    known, deleted = database.execute(_STANDING, (id_order(event.id), event.id, event.public_key)).fetchone()
+    known, deleted = database.execute(_STANDING, (id_order(event.id), event.id, event.id, event.public_key)).fetchone()
     if known:
         return Standing.KNOWN
     if deleted and event.kind != DELETION_KIND:  # deleting a deletion request has no effect (NIP-09)
         return Standing.DELETED
     if address is None:
         return Standing.FRESH
-    until, created_at, event_id = database.execute(_LATEST, (address,)).fetchone()
+    until, created_at, event_id = database.execute(_LATEST, (address, address)).fetchone()
     if until is not None and event.created_at <= until:
         return Standing.DELETED
     if created_at is not None and (-created_at, event_id) < (-event.created_at, event.id):
@@ -228,7 +228,7 @@ class SqliteReader:
         for key in keys:
             of_key: Iterable[int]
             if kinds is None:
-                of_key = [kind for (kind,) in self._database.execute(_KINDS_OF_KEY, (key, _LISTS_AT_MOST))]
+                of_key = [kind for (kind,) in self._database.execute(_KINDS_OF_KEY, (key, key, _LISTS_AT_MOST))]
             else:
                 of_key = dict.fromkeys(kinds)
             lists.extend((key, kind) for kind in of_key)

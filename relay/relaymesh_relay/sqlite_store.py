@@ -216,7 +216,7 @@ class SqliteWriter:
 
     def _delete_address(self, address: bytes, until: Timestamp) -> None:
         self._database.execute(
-            "INSERT INTO deleted_address VALUES (?1, ?2) "
+            "INSERT INTO deleted_address VALUES (?, ?) "
             "ON CONFLICT (address) DO UPDATE SET until = max(until, excluded.until)",
             (address, until),
         )
