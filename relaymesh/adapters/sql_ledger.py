@@ -2,39 +2,29 @@
 
 Writes are grouped: while one transaction goes to the disk, whoever else wants to write queues up, and the next
 transaction carries them all. So a flush to the disk, which is what a durable write costs, is shared by all who wait.
-Blocking work is done in threads, one for writing and one for reading at a time.
+Blocking work is done in threads: one writes, one at a time reads.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from relaymesh.adapters.sql_ledger_file import LedgerFile, open_for_reading, open_for_writing
 from relaymesh.adapters.sql_ledger_reader import PAGE_ROWS, LedgerReader
+from relaymesh.adapters.sql_ledger_thread import CommitThread
 from relaymesh.adapters.sql_ledger_writer import Change, LedgerWriter, NextSequence
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import EvidenceRecord, LedgerRecord
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 from relaymesh.units import Timestamp
 
-MAXIMUM_GROUP: Final = 256
-"""How many writes share a transaction at most, so that none of them waits for a very long one."""
-
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(slots=True, eq=False)
-class _Submitted:
-    """A change that some task waits for; `outcome` is None until it is durable or refused."""
-
-    change: Change
-    outcome: int | LedgerError | None = None
 
 
 class SqlLedger:
@@ -44,11 +34,8 @@ class SqlLedger:
         self._file = file
         self._reader = LedgerReader(file)
         self._writer = None if file.writer is None else LedgerWriter(file)
-        self._writing = anyio.Lock()
-        self._queue: list[_Submitted] = []
-        # Limiters of their own: money must not wait for whatever else keeps the process's threads busy.
-        self._write_limiter = anyio.CapacityLimiter(1)
-        self._read_limiter = anyio.CapacityLimiter(1)
+        self._thread = None if self._writer is None else CommitThread(self._writer.commit)
+        self._limiter = anyio.CapacityLimiter(1)  # of its own: reading must not wait for the process's other threads
         self._is_closed = False
 
     @classmethod
@@ -67,6 +54,8 @@ class SqlLedger:
         """
         opener: Callable[[Path, bytes], LedgerFile] = open_for_reading if read_only else open_for_writing
         ledger = cls(await anyio.to_thread.run_sync(opener, path, key))
+        if ledger._thread is not None:
+            ledger._thread.start()
         try:
             yield ledger
         finally:
@@ -116,43 +105,28 @@ class SqlLedger:
         return tuple(evidence)
 
     async def _submit(self, change: Change) -> int:
-        """Queue a change; then whoever holds the lock first writes all that are queued, the others find it done."""
-        submitted = _Submitted(change)
-        self._queue.append(submitted)
-        try:
-            async with self._writing:
-                if submitted.outcome is None:
-                    await self._write_queued()
-        finally:
-            if submitted.outcome is None:  # cancelled, or failed before anything was begun: nobody waits for it
-                self._queue.remove(submitted)
-        assert submitted.outcome is not None
-        if isinstance(submitted.outcome, LedgerError):
-            raise submitted.outcome
-        return submitted.outcome
-
-    async def _write_queued(self) -> None:
-        """One transaction for everything queued; the lock is held."""
-        if self._is_closed or self._writer is None:
+        """Have a change written; whoever is cancelled meanwhile waits for the transaction, which may carry others'."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if self._is_closed or self._thread is None:
             raise LedgerError("the ledger is closed" if self._is_closed else "the ledger was opened only to be read")
-        group = self._queue[:MAXIMUM_GROUP]
-        changes = [submitted.change for submitted in group]
-        outcomes = await anyio.to_thread.run_sync(self._writer.commit, changes, limiter=self._write_limiter)
-        for submitted, outcome in zip(group, outcomes, strict=True):
-            submitted.outcome = outcome
-        self._queue = [submitted for submitted in self._queue if submitted.outcome is None]
+        with anyio.CancelScope(shield=True):  # bounded by the disk, as every transaction is
+            outcome = await self._thread.submit(change)
+        if isinstance(outcome, LedgerError):
+            raise outcome
+        return outcome
 
     async def _read(self, read: Callable[[], ResultT]) -> ResultT:
         if self._is_closed:
             raise LedgerError("the ledger is closed")
-        return await anyio.to_thread.run_sync(read, limiter=self._read_limiter)
+        return await anyio.to_thread.run_sync(read, limiter=self._limiter)
 
     async def _close(self) -> None:
-        async with self._writing:
-            self._is_closed = True
-            await anyio.to_thread.run_sync(self._close_file, limiter=self._write_limiter)
+        self._is_closed = True
+        await anyio.to_thread.run_sync(self._close_file, limiter=self._limiter)
 
     def _close_file(self) -> None:
+        if self._thread is not None:
+            self._thread.close()
         if self._writer is not None:
             self._writer.close()
         self._file.close()

@@ -9,7 +9,8 @@ import anyio.lowlevel
 import pytest
 
 from relaymesh.adapters import sql_ledger_reader
-from relaymesh.adapters.sql_ledger import MAXIMUM_GROUP, SqlLedger
+from relaymesh.adapters.sql_ledger import SqlLedger
+from relaymesh.adapters.sql_ledger_thread import MAXIMUM_GROUP
 from relaymesh.adapters.sql_ledger_writer import Change, LedgerWriter
 from relaymesh.errors import LedgerError
 from relaymesh.ports.ledger import JobQuery
