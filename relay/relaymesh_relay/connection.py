@@ -29,6 +29,7 @@ from relaymesh.nostr.messages import (
     parse_client_message,
 )
 from relaymesh.units import Moment
+from relaymesh_relay.counts import Counts
 from relaymesh_relay.rates import Bucket
 from relaymesh_relay.settings import Settings
 
@@ -76,11 +77,13 @@ class Connection:
         challenge: What the client must sign to authenticate (NIP-42); random.
         is_exempt: Whether rates do not apply.
         now: When it connected.
+        counts: Where what it says is counted; None counts for itself.
     """
 
     __slots__ = (
         "_challenge",
         "_challenge_sent",
+        "_counts",
         "_event_rate",
         "_request_rate",
         "_settings",
@@ -103,8 +106,10 @@ class Connection:
         challenge: str,
         is_exempt: bool,
         now: Moment,
+        counts: Counts | None = None,
     ) -> None:
         self._settings = settings
+        self._counts = counts or Counts()
         self._urls = relay_urls
         self._challenge = challenge
         self._challenge_sent = False
@@ -123,6 +128,15 @@ class Connection:
         """Messages that wait to be sent, in order."""
         self.pending = 0
         """Events and requests of this connection that wait for their answer."""
+
+    def adopt(self, settings: Settings, now: Moment, *, is_exempt: bool) -> None:
+        """Be held to other settings from now on."""
+        if settings.rates != self._settings.rates:
+            rates = settings.rates
+            self._event_rate = Bucket(rates.events_per_second, rates.events_burst, now.instant)
+            self._request_rate = Bucket(rates.requests_per_second, rates.requests_burst, now.instant)
+        self._settings = settings
+        self.is_exempt = is_exempt
 
     def receive(self, text: bytes | bytearray, now: Moment) -> Sequence[Effect]:
         """Take in one message; answers that need nobody else are put into `outgoing`."""
@@ -148,6 +162,8 @@ class Connection:
 
     def answer(self, event_id: EventId, accepted: bool, message: str) -> None:
         """Say OK, or why not (NIP-01)."""
+        if message:
+            self._counts.outcomes[message.partition(":")[0]] += 1
         if message.startswith("auth-required:"):
             self._send_challenge()
         self.send(OkMessage(event_id, accepted, message).to_text())

@@ -1,6 +1,6 @@
 """What the relay answers over plain HTTP on its one port: the relay information document, and a page for browsers."""
 
-import html
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -9,9 +9,15 @@ from typing import Any, Final
 import orjson
 
 from relaymesh.errors import RemoteProtocolError
+from relaymesh_relay.addresses import FORWARDED, is_among
+from relaymesh_relay.counts import Counts
+from relaymesh_relay.health import Health
+from relaymesh_relay.human_page import CONTENT_POLICY, human_page
+from relaymesh_relay.metrics import METRICS_TYPE, Live, render
 from relaymesh_relay.settings import Settings
 
 HEAD_BYTES_AT_MOST: Final = 16_384
+BODY_BYTES_AT_MOST: Final = 65_536
 SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 70)
 INFORMATION_TYPE: Final = "application/nostr+json"
 
@@ -20,6 +26,9 @@ _CORS: Final = {
     "Access-Control-Allow-Headers": "*",
     "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
 }
+_RETENTION: Final = ({"kinds": ((20_000, 29_999),), "time": 0}, {"time": None})
+"""Ephemeral events are never kept; all others until they expire, are replaced or deleted (NIP-11, "retention")."""
+_NO_MORE: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,27 @@ class RequestHead:
         """Whether the client wants to speak WebSocket (RFC 6455, section 4.1)."""
         return self.headers.get("upgrade", "").lower() == "websocket"
 
+    @property
+    def body_bytes(self) -> int:
+        """The announced length of the body; nothing is taken as none."""
+        text = self.headers.get("content-length", "0")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A whole request.
+
+    Args:
+        head: Its first lines.
+        body: What follows them, as long as announced; cut short when that is more than `BODY_BYTES_AT_MOST`.
+        address: Who sent it, as a trusted proxy or the network says.
+    """
+
+    head: RequestHead
+    body: bytes
+    address: str
+
 
 def parse_head(head: bytes) -> RequestHead:
     """Read a request up to its empty line.
@@ -57,26 +87,70 @@ def parse_head(head: bytes) -> RequestHead:
 
 
 class Pages:
-    """All answers, made once.
+    """All answers.
 
     Args:
         settings: The relay's; the information document says what they enforce.
+        counts: What `/metrics` shows.
+        live: Says how things stand at this moment.
+        health: What `/health` asks.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._information = orjson.dumps(information(settings))
-        self._page = _page(settings).encode()
+    def __init__(self, settings: Settings, counts: Counts, live: Callable[[], Live], health: Health) -> None:
+        self._counts = counts
+        self._live = live
+        self._health = health
+        self.adopt(settings)
 
-    def answer(self, request: RequestHead) -> bytes:
-        """The whole HTTP response to a request that is no WebSocket handshake."""
-        if request.method == "OPTIONS":
-            return respond(HTTPStatus.NO_CONTENT, b"", "text/plain")
-        if request.method not in ("GET", "HEAD"):
-            return respond(HTTPStatus.METHOD_NOT_ALLOWED, b"GET, HEAD and OPTIONS are understood\n", "text/plain")
-        without_body = request.method == "HEAD"
-        if INFORMATION_TYPE in request.headers.get("accept", ""):
-            return respond(HTTPStatus.OK, self._information, INFORMATION_TYPE, without_body=without_body)
-        return respond(HTTPStatus.OK, self._page, "text/html; charset=utf-8", without_body=without_body)
+    def adopt(self, settings: Settings) -> None:
+        """Say what other settings enforce from now on."""
+        self._settings = settings
+        self._document = information(settings)
+        self._information = orjson.dumps(self._document)
+
+    def answer(self, request: HttpRequest, send: Callable[[bytes], object]) -> None:
+        """Have `send` called once with the whole response to a request that is no WebSocket handshake."""
+        head = request.head
+        without_body = head.method == "HEAD"
+        path = head.path.partition("?")[0]
+        if head.method == "OPTIONS":
+            send(respond(HTTPStatus.NO_CONTENT, b"", "text/plain"))
+        elif head.method not in ("GET", "HEAD"):
+            send(respond(HTTPStatus.METHOD_NOT_ALLOWED, b"GET, HEAD and OPTIONS are understood\n", "text/plain"))
+        elif INFORMATION_TYPE in head.headers.get("accept", ""):
+            send(respond(HTTPStatus.OK, self._information, INFORMATION_TYPE, without_body=without_body))
+        elif path == "/health":
+            self._health.ask(lambda reason: send(_health_response(reason, without_body)))
+        elif path == "/metrics":
+            send(self._metrics(request, without_body))
+        else:
+            page = human_page(self._document, self._live()).encode()
+            send(
+                respond(
+                    HTTPStatus.OK,
+                    page,
+                    "text/html; charset=utf-8",
+                    without_body=without_body,
+                    more={"Content-Security-Policy": CONTENT_POLICY},
+                )
+            )
+
+    def _metrics(self, request: HttpRequest, without_body: bool) -> bytes:
+        """The figures, for this machine and for whom the settings name; others are told how to be named."""
+        network = self._settings.network
+        is_forwarded = not network.address_header and not FORWARDED.isdisjoint(request.head.headers)
+        if is_forwarded or not is_among(request.address, network.metrics_readers):
+            reason = b"this address may not read the metrics; the operator can name it in network.metrics_readers\n"
+            return respond(HTTPStatus.FORBIDDEN, reason, "text/plain", without_body=without_body)
+        figures = render(self._counts, self._live())
+        return respond(HTTPStatus.OK, figures, METRICS_TYPE, without_body=without_body)
+
+
+def _health_response(reason: str | None, without_body: bool) -> bytes:
+    if reason is None:
+        return respond(HTTPStatus.OK, b"events can be stored and read\n", "text/plain", without_body=without_body)
+    body = f"{reason}\n".encode()
+    return respond(HTTPStatus.SERVICE_UNAVAILABLE, body, "text/plain", without_body=without_body)
 
 
 def information(settings: Settings) -> dict[str, Any]:
@@ -101,41 +175,39 @@ def information(settings: Settings) -> dict[str, Any]:
     document = {
         "name": identity.name,
         "description": identity.description,
+        "icon": identity.icon,
+        "terms_of_service": identity.terms_of_service,
         "pubkey": identity.public_key,
         "contact": identity.contact,
         "supported_nips": SUPPORTED_NIPS,
         "software": "relaymesh-relay",
         "version": _version(),
         "limitation": limitation,
+        "retention": _RETENTION,
     }
     return {name: value for name, value in document.items() if value != ""}
 
 
-def respond(status: HTTPStatus, body: bytes, content_type: str, *, without_body: bool = False) -> bytes:
+def respond(
+    status: HTTPStatus,
+    body: bytes,
+    content_type: str,
+    *,
+    without_body: bool = False,
+    more: Mapping[str, str] = _NO_MORE,
+) -> bytes:
     """One HTTP response, after which the connection closes."""
     headers = {
         "Content-Type": content_type,
         "Content-Length": str(len(body)),
         "Connection": "close",
+        "Cache-Control": "no-store",
         **_CORS,
+        **more,
     }
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
     return head if without_body else head + body
-
-
-def _page(settings: Settings) -> str:
-    name, description = html.escape(settings.identity.name), html.escape(settings.identity.description)
-    nips = ", ".join(map(str, SUPPORTED_NIPS))
-    rows = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
-        for key, value in information(settings)["limitation"].items()
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><h1>{name}</h1>'
-        f"<p>{description}</p><p>This is a Nostr relay: speak to it over WebSocket. NIPs: {nips}.</p>"
-        f"<table>{rows}</table></html>\n"
-    )
 
 
 def _version() -> str:

@@ -4,14 +4,12 @@ After each turn of the loop `pump` hands over what has gathered, as batches; a r
 event that comes alone is checked on the spot, since a thread would only add to its latency.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.keys import is_valid_signature
@@ -19,7 +17,8 @@ from relaymesh.nostr.kinds import is_ephemeral
 from relaymesh.units import Timestamp
 from relaymesh_relay.connection import Connection
 from relaymesh_relay.relay import Read, Relay, Submission
-from relaymesh_relay.store import Reader, Standing, StorageError, Store
+from relaymesh_relay.store import Reader, Standing, StorageError, Store, Writer
+from relaymesh_relay.worker import Worker
 
 CHECKED_AT_ONCE: Final = 64
 WRITTEN_AT_ONCE: Final = 512
@@ -27,72 +26,9 @@ EXPIRED_AT_ONCE: Final = 500
 READ_BYTES_AT_ONCE: Final = 256 * 1024
 READ_SECONDS_AT_ONCE: Final = 0.010
 
-JobT = TypeVar("JobT")
+DoorT = TypeVar("DoorT")
 Post = Callable[..., object]
 """Calls a function with arguments in the loop's thread, from any thread."""
-
-
-class Worker(Generic[JobT]):
-    """A thread that takes the jobs that have gathered, at most so many at once.
-
-    Args:
-        name: The thread's.
-        work: Does a batch; called in the thread.
-        at_most: Jobs in a batch.
-        broken: Called in the thread when `work` raised, which ends the thread.
-    """
-
-    def __init__(
-        self, name: str, work: Callable[[list[JobT]], None], at_most: int, broken: Callable[[], object]
-    ) -> None:
-        self._jobs: SimpleQueue[list[JobT] | None] = SimpleQueue()
-        self._work = work
-        self._at_most = at_most
-        self._broken = broken
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name=name)
-
-    def start(self) -> None:
-        """Begin; `close` must follow."""
-        self._thread.start()
-
-    def put(self, jobs: list[JobT]) -> None:
-        """More jobs; they stay together, so their number is at most that of a batch."""
-        self._jobs.put(jobs)
-
-    def close(self) -> None:
-        """Finish the batch in hand, leave what waits undone, and end."""
-        self._is_closing = True
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        is_closed = False
-        try:
-            self._work_until_closed()
-            is_closed = True
-        finally:
-            if not is_closed:
-                self._broken()
-
-    def _work_until_closed(self) -> None:
-        jobs = self._jobs.get()
-        while jobs is not None and not self._is_closing:
-            batch = list(jobs)
-            jobs = self._take_waiting()
-            while jobs and len(batch) + len(jobs) <= self._at_most:
-                batch += jobs
-                jobs = self._take_waiting()
-            self._work(batch)
-            if jobs == []:
-                jobs = self._jobs.get()
-
-    def _take_waiting(self) -> list[JobT] | None:
-        """What was put next, an empty list when nothing was, None at the end."""
-        try:
-            return self._jobs.get_nowait()
-        except Empty:
-            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +36,19 @@ class Sweep:
     """Remove what has expired by `now` (NIP-40)."""
 
     now: Timestamp
+
+
+@dataclass(eq=False, slots=True)
+class Errand(Generic[DoorT]):
+    """Something that a thread does between its usual work.
+
+    Args:
+        work: Called in the thread with its door to the store; returns whether there is more of it to do.
+        done: Called in the loop's thread when nothing is left to do, with the failure or None.
+    """
+
+    work: Callable[[DoorT], bool]
+    done: Callable[[StorageError | None], object]
 
 
 @dataclass(eq=False, slots=True)
@@ -128,8 +77,10 @@ class Pipeline:
         self._own_reader, self._check_reader, self._read_reader = (store.open_reader() for _ in range(3))
         ended = partial(post, broken)
         self._checks: Worker[Submission] = Worker("relay-check", self._check, CHECKED_AT_ONCE, ended)
-        self._writes: Worker[Submission | Sweep] = Worker("relay-write", self._write, WRITTEN_AT_ONCE, ended)
-        self._reads: Worker[Ongoing] = Worker("relay-read", self._read, 1, ended)
+        self._writes: Worker[Submission | Sweep | Errand[Writer]] = Worker(
+            "relay-write", self._write, WRITTEN_AT_ONCE, ended
+        )
+        self._reads: Worker[Ongoing | Errand[Reader]] = Worker("relay-read", self._read, 1, ended)
         self._checking = 0
         self._queued_reads: dict[Connection, deque[Ongoing]] = {}
         self._being_read: set[Connection] = set()
@@ -168,6 +119,43 @@ class Pipeline:
         """Have expired events removed."""
         self._writes.put([Sweep(now)])
 
+    def do(self, errand: Errand[Writer]) -> None:
+        """Have the writer do something else when its turn comes; it sees all that was put before."""
+        self._writes.put([errand])
+
+    def probe(self, answer: Callable[[str | None], object]) -> None:
+        """Try to store something durably and then to read it; `answer` takes why it failed, or None."""
+
+        def stored(failure: StorageError | None) -> None:
+            if failure is not None:
+                answer(f"events cannot be stored: {failure}")
+            else:
+                self._reads.put([Errand(lambda reader: reader.probe(), found)])
+
+        def found(failure: StorageError | None) -> None:
+            answer(None if failure is None else f"events cannot be read: {failure}")
+
+        self.do(Errand(lambda writer: writer.probe(), stored))
+
+    def why_stuck(self, seconds: float) -> str | None:
+        """Which of the threads has ended, or has had one batch in hand for longer than this; None if none has."""
+        for worker in (self._checks, self._writes, self._reads):
+            if not worker.is_alive:
+                return f"the thread {worker.name} has ended"
+            if worker.busy_seconds > seconds:
+                return f"the thread {worker.name} has been at one batch for longer than {seconds:g} seconds"
+        return None
+
+    @property
+    def reads_waiting(self) -> int:
+        """Questions that wait for their turn or are being answered."""
+        return sum(map(len, self._queued_reads.values())) + len(self._being_read)
+
+    @property
+    def stored_events(self) -> int:
+        """How many events are in the store."""
+        return self._writer.stored_events
+
     def hold_back(self, connection: Connection) -> None:
         """Read nothing more for a client until it has taken what it was sent."""
         self._congested.add(connection)
@@ -189,17 +177,38 @@ class Pipeline:
         self._checking -= len(batch)
         self._relay.checked(batch, standings)
 
-    def _write(self, batch: list[Submission | Sweep]) -> None:
+    def _write(self, batch: list[Submission | Sweep | Errand[Writer]]) -> None:
         submissions = [job for job in batch if isinstance(job, Submission)]
+        if submissions:
+            self._write_events(submissions)
+        for job in batch:
+            if isinstance(job, Sweep):
+                self._remove_expired(job.now)
+            elif isinstance(job, Errand):
+                self._run_errand(job, self._writer, self._writes)
+
+    def _write_events(self, submissions: list[Submission]) -> None:
         standings: list[Standing] | None
+        begun = time.monotonic()
         try:
             standings = self._writer.write([submission.record for submission in submissions])
         except StorageError:
             standings = None
+        counts = self._relay.counts
+        counts.commit_seconds.add(time.monotonic() - begun)
+        counts.batch_events.add(len(submissions))
         self._post(self._relay.written, submissions, standings)
-        for job in batch:
-            if isinstance(job, Sweep):
-                self._remove_expired(job.now)
+
+    def _run_errand(self, errand: Errand[DoorT], door: DoorT, worker: Worker[Any]) -> None:
+        try:
+            has_more = errand.work(door)
+        except StorageError as failure:
+            self._post(errand.done, failure)
+        else:
+            if has_more:
+                worker.put([errand])
+            else:
+                self._post(errand.done, None)
 
     def _remove_expired(self, now: Timestamp) -> None:
         try:
@@ -209,8 +218,11 @@ class Pipeline:
         if removed == EXPIRED_AT_ONCE:
             self._writes.put([Sweep(now)])
 
-    def _read(self, batch: list[Ongoing]) -> None:
+    def _read(self, batch: list[Ongoing | Errand[Reader]]) -> None:
         for ongoing in batch:
+            if isinstance(ongoing, Errand):
+                self._run_errand(ongoing, self._read_reader, self._reads)
+                continue
             try:
                 documents, is_finished = _take_some(ongoing)
             except StorageError:

@@ -19,6 +19,7 @@ from relaymesh.nostr.messages import CountResult, EndOfStoredEvents
 from relaymesh.nostr.tags import Address, read_expiration
 from relaymesh.units import Moment, Timestamp
 from relaymesh_relay.connection import Connection, Count, Submit, Subscribe, Unsubscribe
+from relaymesh_relay.counts import Counts
 from relaymesh_relay.policies import Offered, may_read, refusal, stock_policies
 from relaymesh_relay.rates import Buckets
 from relaymesh_relay.settings import Settings
@@ -101,6 +102,17 @@ class Relay:
         self._unwritten: list[Submission] = []
         self._reads: list[Read] = []
         self._touched: dict[Connection, None] = {}
+        self.counts = Counts()
+        """What happened since the start."""
+        self.subscription_count = 0
+        """Open subscriptions, over all connections."""
+
+    def adopt(self, settings: Settings) -> None:
+        """Decide by other settings from now on."""
+        if settings.rates != self._settings.rates:
+            self._address_rates = Buckets(settings.rates.address_events_per_second, settings.rates.address_events_burst)
+        self._settings = settings
+        self._policies = stock_policies(settings)
 
     def receive(self, connection: Connection, text: bytes | bytearray, now: Moment) -> None:
         """Take in one message of a client."""
@@ -130,6 +142,11 @@ class Relay:
     def is_idle(self) -> bool:
         """Whether every event that came has been answered."""
         return not self._waiting_count
+
+    @property
+    def events_waiting(self) -> int:
+        """Events that came and have not been answered."""
+        return self._waiting_count
 
     def touch(self, connection: Connection) -> None:
         """Have a connection looked after at the end of this turn, though it may have nothing to send."""
@@ -168,6 +185,7 @@ class Relay:
                 self._unwritten.append(submission)
                 self._storing[submission] = None
             elif listeners or not self._settings.access.mute_unheard:
+                self.counts.outcomes["ephemeral"] += 1
                 self._answer(submission, True, "")
             else:
                 self._answer(submission, False, "mute: no one was listening")
@@ -180,6 +198,7 @@ class Relay:
                 self._answer(submission, False, "error: the event could not be stored; try again later")
             else:
                 if standings[position] is Standing.FRESH:
+                    self.counts.outcomes["stored"] += 1
                     self._remember(submission.event)
                 self._settle(submission, standings[position])
 
@@ -279,12 +298,15 @@ class Relay:
             else:
                 connection.outgoing.append(subscription.event_message(document))
                 self._touched[connection] = None
+        self.counts.deliveries += listeners
         return listeners
 
     def _subscribe(
         self, connection: Connection, subscription_id: str, filters: tuple[Filter, ...], now: Moment
     ) -> None:
         self._unsubscribe(connection, subscription_id)
+        self.counts.requests["REQ"] += 1
+        self.subscription_count += 1
         readable = self._readable(connection)
         subscription = Subscription(connection, subscription_id, filters)
         connection.open_subscriptions[subscription_id] = subscription
@@ -302,6 +324,7 @@ class Relay:
         self._reads.append(Read(connection, subscription_id, searches, now.timestamp, readable, subscription))
 
     def _count(self, connection: Connection, subscription_id: str, filters: tuple[Filter, ...], now: Moment) -> None:
+        self.counts.requests["COUNT"] += 1
         searches = tuple((wanted, _NO_LIMIT) for wanted in filters)
         self._reads.append(Read(connection, subscription_id, searches, now.timestamp, self._readable(connection)))
 
@@ -315,4 +338,5 @@ class Relay:
         subscription = connection.open_subscriptions.pop(subscription_id, None)
         if subscription is not None:
             subscription.is_open = False
+            self.subscription_count -= 1
             self._index.remove(subscription)

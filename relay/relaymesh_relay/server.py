@@ -9,8 +9,9 @@ import anyio
 import anyio.to_thread
 
 from relaymesh.errors import RelayError
+from relaymesh_relay.hub import Hub
 from relaymesh_relay.settings import Settings
-from relaymesh_relay.transport import ClientTransport, Hub, read_clock
+from relaymesh_relay.transport import ClientTransport, read_clock
 
 _BACKLOG: Final = 2_048
 _SWEEP_SECONDS: Final = 1.0

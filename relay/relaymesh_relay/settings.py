@@ -6,6 +6,7 @@ from typing import Literal
 
 from relaymesh.configuration import MAXIMUM_PORT, build_settings, parse_document
 from relaymesh.errors import UsageError
+from relaymesh_relay.addresses import check_networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Identity:
         description: A sentence or two about the relay.
         contact: A URL at which its operator is reached, or empty.
         public_key: The operator's key in 64 lowercase hex characters, or empty.
+        icon: A link to a square picture, or empty.
+        terms_of_service: A link to the terms, or empty.
         url: The address that clients use, needed for NIP-42 behind a proxy; empty takes what the client asked for.
     """
 
@@ -24,6 +27,8 @@ class Identity:
     description: str = "A Nostr relay for the RelayMesh market."
     contact: str = ""
     public_key: str = ""
+    icon: str = ""
+    terms_of_service: str = ""
     url: str = ""
 
 
@@ -41,6 +46,7 @@ class Network:
         ping_seconds: After this much silence a ping is sent; after as much again the connection is cut.
         exempt_loopback: Whether clients on this machine are free of per-address limits and of rates.
         address_header: The HTTP header in which a trusted proxy names the client's address; empty trusts none.
+        metrics_readers: Addresses and networks that may read /metrics, beside this machine itself.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +58,7 @@ class Network:
     ping_seconds: int = 60
     exempt_loopback: bool = True
     address_header: str = ""
+    metrics_readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +183,9 @@ def read_settings(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the relay's settings cannot be read from {path}: {reason}") from error
-    return build_settings(parse_document(text, str(path)), Settings)
+    settings = build_settings(parse_document(text, str(path)), Settings)
+    check_networks(settings.network.metrics_readers, "network.metrics_readers")
+    return settings
 
 
 def choose_settings(config: Path | None, *, host: str | None, port: int | None, database: Path | None) -> Settings:

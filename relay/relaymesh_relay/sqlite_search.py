@@ -152,6 +152,19 @@ class SqliteReader:
                         return
             yield None
 
+    def probe(self) -> bool:
+        """Read what the writer's `probe` wrote; returns False, since that is all.
+
+        Raises:
+            StorageError: It could not be read.
+        """
+        try:
+            self._database.execute("SELECT filler FROM probe").fetchall()
+            self._database.execute("SELECT document FROM event ORDER BY sequence DESC LIMIT 1").fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(str(error), retryable=True) from error
+        return False
+
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()

@@ -52,6 +52,13 @@ CREATE TABLE deleted_address (address BLOB PRIMARY KEY, until INTEGER NOT NULL) 
 """
 
 
+# Beside the events, and missing in files of earlier days.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL);
+"""
+_PROBE_BYTES: Final = 65_536
+
+
 class SqliteStore:
     """One SQLite file of events; makes it when it is not there.
 
@@ -105,6 +112,7 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
                 f"{file} holds version {version} of something, not version {SCHEMA_VERSION} of a relay's events; "
                 "name another database file"
             )
+        database.executescript(_ADDED)
     except sqlite3.Error as error:
         raise StorageError(f"the relay's database {file} cannot be used: {error}") from error
 
@@ -116,6 +124,13 @@ class SqliteWriter:
         self._database = database
         self._next_sequence = 1
         self._new_postings: dict[int, list[PostingRow]] = {}
+        self._stored_events: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
+        self._stored_before = self._stored_events
+
+    @property
+    def stored_events(self) -> int:
+        """How many events are kept; any thread may ask."""
+        return self._stored_events
 
     def write(self, records: Sequence[Record]) -> list[Standing]:
         """Keep what is fresh, in one transaction that is durable on return; says how each stood before.
@@ -151,6 +166,18 @@ class SqliteWriter:
             raise StorageError(f"expired events could not be removed: {error}", retryable=True) from error
         return len(expired)
 
+    def probe(self) -> bool:
+        """Write something as large as an event, durably, that is no event; returns False, since that is all.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        try:
+            self._database.execute("INSERT OR REPLACE INTO probe VALUES (1, randomblob(?))", (_PROBE_BYTES,))
+        except sqlite3.Error as error:  # one statement: SQLite has taken it back
+            raise StorageError(str(error), retryable=True) from error
+        return False
+
     def close(self) -> None:
         """Write everything into the main file and let go of it."""
         try:
@@ -162,6 +189,7 @@ class SqliteWriter:
 
     def _begin(self) -> None:
         self._new_postings.clear()
+        self._stored_before = self._stored_events
         self._database.execute("BEGIN IMMEDIATE")
         (highest,) = self._database.execute("SELECT max(sequence) FROM event").fetchone()
         self._next_sequence = (highest or 0) + 1
@@ -173,6 +201,7 @@ class SqliteWriter:
         self._database.execute("COMMIT")
 
     def _roll_back(self) -> None:
+        self._stored_events = self._stored_before
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
 
@@ -189,6 +218,7 @@ class SqliteWriter:
             (sequence, id_order(event.id), event.kind, event.created_at, read_expiration(event), record.document),
         )
         self._new_postings[sequence] = postings(event, sequence)
+        self._stored_events += 1
         if address is not None:
             self._remove_at(address)
             self._database.execute(
@@ -239,6 +269,7 @@ class SqliteWriter:
                 postings(event, sequence),
             )
         self._database.execute("DELETE FROM event WHERE sequence = ?", (sequence,))
+        self._stored_events -= 1
         address = address_of(event)
         if address is not None:
             self._database.execute("DELETE FROM latest WHERE address = ? AND sequence = ?", (address, sequence))

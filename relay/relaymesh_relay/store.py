@@ -65,6 +65,19 @@ class Writer(Protocol):
         """
         ...
 
+    @property
+    def stored_events(self) -> int:
+        """How many events are kept; any thread may ask."""
+        ...
+
+    def probe(self) -> bool:
+        """Write something as large as an event, durably, that is no event; returns False, since that is all.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        ...
+
     def remove_expired(self, now: Timestamp, at_most: int) -> int:
         """Remove events that expired before `now` (NIP-40), at most so many; returns how many."""
         ...
@@ -90,6 +103,14 @@ class Reader(Protocol):
 
         Raises:
             StorageError: The store cannot be read.
+        """
+        ...
+
+    def probe(self) -> bool:
+        """Read what `Writer.probe` wrote; returns False, since that is all.
+
+        Raises:
+            StorageError: It could not be read.
         """
         ...
 

@@ -5,15 +5,11 @@ connection, and all answers of one turn of the loop leave in one write.
 """
 
 import asyncio
-import ipaddress
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
 
-import anyio
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
@@ -21,17 +17,21 @@ from websockets.server import ServerProtocol
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.units import Instant, Moment
+from relaymesh_relay.addresses import name_address
 from relaymesh_relay.connection import Connection
-from relaymesh_relay.http_pages import HEAD_BYTES_AT_MOST, Pages, RequestHead, parse_head, respond
-from relaymesh_relay.pipeline import Pipeline
-from relaymesh_relay.relay import Relay
+from relaymesh_relay.http_pages import (
+    BODY_BYTES_AT_MOST,
+    HEAD_BYTES_AT_MOST,
+    HttpRequest,
+    RequestHead,
+    parse_head,
+    respond,
+)
+from relaymesh_relay.hub import Hub
 from relaymesh_relay.settings import Settings
-from relaymesh_relay.sqlite_store import SqliteStore
 
 _WRITE_BUFFER_BYTES: Final = 256 * 1024
 _CHALLENGE_BYTES: Final = 16
-LOOPBACK: Final = "loopback"
-"""The name of all addresses that are this machine's own."""
 _GOODBYE_SECONDS: Final = 5.0
 
 
@@ -40,97 +40,15 @@ def read_clock() -> Moment:
     return Moment(Instant(time.monotonic_ns() // 1_000), time.time_ns() // 1_000_000)
 
 
-class Hub:
-    """What all connections of one running relay share.
-
-    Args:
-        settings: The relay's.
-        loop: The running one.
-    """
-
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self.settings = settings
-        self.loop = loop
-        self.relay = Relay(settings)
-        self.pages = Pages(settings)
-        self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post, self._break)
-        self.clients: set[ClientTransport] = set()
-        self.by_connection: dict[Connection, ClientTransport] = {}
-        self.per_address: Counter[str] = Counter()
-        self.is_stopping = False
-        """Whether the relay reads no more, and only answers what it has read."""
-        self.answered = anyio.Event()
-        """Set when the relay is stopping and every event that came has been answered."""
-        self.is_broken = False
-        """Whether one of the relay's threads has ended by a fault of ours: nothing would be answered any more."""
-        self._is_pump_scheduled = False
-
-    def schedule_pump(self) -> None:
-        """Have what this turn of the loop brings handed on at its end, all at once."""
-        if not self._is_pump_scheduled:
-            self._is_pump_scheduled = True
-            self.loop.call_soon(self._pump)
-
-    def refuse_connection(self, address: str) -> bytes | None:
-        """The HTTP response to a connection that is one too many."""
-        network = self.settings.network
-        if len(self.by_connection) >= network.connections:
-            reason = b"this relay has as many connections as it takes; try again later\n"
-            return respond(HTTPStatus.SERVICE_UNAVAILABLE, reason, "text/plain")
-        if self.is_exempt(address) or self.per_address[address] < network.connections_per_address:
-            return None
-        reason = b"there are too many connections from this address; close one first\n"
-        return respond(HTTPStatus.TOO_MANY_REQUESTS, reason, "text/plain")
-
-    def is_exempt(self, address: str) -> bool:
-        """Whether an address is this machine's own and such are free of per-address limits and rates."""
-        return self.settings.network.exempt_loopback and address == LOOPBACK
-
-    def sweep_connections(self) -> None:
-        """Ping the silent, cut the lost."""
-        for client in list(self.clients):
-            client.sweep(self.loop.time())
-
-    def stop_reading(self) -> None:
-        """Take nothing more from anybody, so that what was taken can be answered."""
-        self.is_stopping = True
-        for client in list(self.clients):
-            client.adjust_reading()
-        self.schedule_pump()
-
-    def close_connections(self) -> None:
-        """Say goodbye to everybody."""
-        for client in list(self.clients):
-            client.say_goodbye()
-
-    def _break(self) -> None:
-        self.is_broken = True
-        self.answered.set()
-
-    def _post(self, function: Callable[..., object], *arguments: object) -> None:
-        self.loop.call_soon_threadsafe(self._run_posted, function, arguments)
-
-    def _run_posted(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-        function(*arguments)
-        self.schedule_pump()
-
-    def _pump(self) -> None:
-        self._is_pump_scheduled = False
-        for connection in self.pipeline.pump():
-            client = self.by_connection.get(connection)
-            if client is not None:
-                client.flush()
-        if self.is_stopping and self.relay.is_idle:
-            self.answered.set()
-
-
 class ClientTransport(asyncio.Protocol):
     """One TCP connection: an HTTP request, and the WebSocket that may follow it."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._transport: asyncio.Transport
+        self._peer = ""
         self._address = ""
+        self._request: RequestHead | None = None
         self._head = bytearray()
         self._websocket: ServerProtocol | None = None
         self._connection: Connection | None = None
@@ -140,13 +58,15 @@ class ClientTransport(asyncio.Protocol):
         self._is_pinged = False
         self._is_congested = False
         self._is_reading = True
+        self._is_answering = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
-        self._address = name_address(str(peer[0])) if isinstance(peer, tuple) else ""
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._address = name_address(self._peer)
         self._heard_at = self._hub.loop.time()
         self._hub.clients.add(self)
 
@@ -167,6 +87,7 @@ class ClientTransport(asyncio.Protocol):
         """Bytes have come."""
         self._heard_at = self._hub.loop.time()
         self._is_pinged = False
+        self._hub.relay.counts.received_bytes += len(data)
         if self._websocket is None:
             self._receive_head(data)
         else:
@@ -225,6 +146,9 @@ class ClientTransport(asyncio.Protocol):
 
     def _receive_head(self, data: bytes) -> None:
         self._head += data
+        if self._request is not None:
+            self._receive_body(self._request)
+            return
         end = self._head.find(b"\r\n\r\n")
         if end < 0:
             if len(self._head) > HEAD_BYTES_AT_MOST:
@@ -235,20 +159,37 @@ class ClientTransport(asyncio.Protocol):
         except RemoteProtocolError as error:
             self._respond(respond(HTTPStatus.BAD_REQUEST, f"{error}\n".encode(), "text/plain"))
             return
+        self._take_forwarded_address(request)
         if request.is_websocket:
             self._open_websocket(request)
         else:
-            self._respond(self._hub.pages.answer(request))
+            del self._head[: end + 4]
+            self._request = request
+            self._receive_body(request)
+
+    def _receive_body(self, request: RequestHead) -> None:
+        """Answer once the body is whole; one that is too long is refused by its length, before it comes."""
+        if self._is_answering:
+            return
+        wanted = request.body_bytes
+        if len(self._head) >= wanted or wanted > BODY_BYTES_AT_MOST:
+            self._is_answering = True
+            self._transport.pause_reading()
+            self._hub.pages.answer(HttpRequest(request, bytes(self._head[:wanted]), self._peer), self._respond)
+
+    def _take_forwarded_address(self, request: RequestHead) -> None:
+        header = self._hub.settings.network.address_header
+        if header:
+            self._peer = request.headers.get(header.lower(), "").rpartition(",")[2].strip()
+            self._address = name_address(self._peer)
 
     def _respond(self, response: bytes) -> None:
+        self._hub.relay.counts.sent_bytes += len(response)
         self._transport.write(response)
         self._transport.close()
 
     def _open_websocket(self, request: RequestHead) -> None:
         hub = self._hub
-        header = hub.settings.network.address_header
-        if header:
-            self._address = name_address(request.headers.get(header.lower(), "").rpartition(",")[2].strip())
         refusal = hub.refuse_connection(self._address)
         if refusal is not None:
             self._respond(refusal)
@@ -262,6 +203,7 @@ class ClientTransport(asyncio.Protocol):
             challenge=secrets.token_hex(_CHALLENGE_BYTES),
             is_exempt=hub.is_exempt(self._address),
             now=now,
+            counts=hub.relay.counts,
         )
         hub.by_connection[self._connection] = self
         hub.per_address[self._address] += 1
@@ -300,6 +242,7 @@ class ClientTransport(asyncio.Protocol):
     def _write(self, websocket: ServerProtocol) -> None:
         data = b"".join(websocket.data_to_send())
         if data:
+            self._hub.relay.counts.sent_bytes += len(data)
             self._transport.write(data)
         if websocket.eof_sent:
             self._half_close()
@@ -334,18 +277,6 @@ def text_frame(message: bytes) -> bytes:
     if length < 65_536:
         return b"\x81\x7e%b%b" % (length.to_bytes(2), message)
     return b"\x81\x7f%b%b" % (length.to_bytes(8), message)
-
-
-def name_address(address: str) -> str:
-    """Under which name an address is counted: IPv6 by its first 64 bits, which one customer has to himself."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:  # whatever a proxy wrote
-        return address
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else parsed
-    if (mapped or parsed).is_loopback:
-        return LOOPBACK
-    return str(mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _own_urls(settings: Settings, request: RequestHead) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import typer
 
 import relaymesh.machines
 from relaymesh.machines.machine import TransitionTable
+from relaymesh_relay.metrics import METRICS
 from tests.house import docstrings, tree
 from tests.nips import files, tables
 
@@ -191,11 +192,21 @@ def relay_settings() -> str:
     return _settings_reference("relaymesh_relay.settings")
 
 
+def relay_metrics() -> str:
+    """What the bundled relay exports."""
+    rows = [
+        f"| `{metric.name}` | {metric.type} | {f'`{metric.label}`' if metric.label else ''} | {metric.meaning} |"
+        for metric in METRICS
+    ]
+    return "\n".join(["| metric | type | label | what it counts |", "|---|---|---|---|", *rows, ""])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "state-diagrams": state_diagrams,
     "commands": command_reference,
     "settings": relaymesh_settings,
     "relay-settings": relay_settings,
+    "relay-metrics": relay_metrics,
     **tables.PARTS,
 }
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from relaymesh.nostr.event import VerifiedEvent
-from tests.relay.client import ALICE, BOB, PATIENCE_SECONDS, Client, ClosedByRelay, sign
+from tests.relay.client import ALICE, BOB, PATIENCE_SECONDS, Client, ClosedByRelay, request, sign
 
 pytestmark = pytest.mark.anyio
 
@@ -123,11 +123,18 @@ async def test_without_room_it_refuses_keeps_answering_and_recovers(tmp_path: Pa
             refused = [message for accepted, message in answers if not accepted]
             assert refused and all(message.startswith("error:") for message in refused)
             assert before.id in await client.query({"kinds": [1]})
+            assert await health(url) == "503"
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (highest, highest))
+            assert await health(url) == "200"
             assert [await client.submit(event) for event in large] == [
                 (True, "duplicate: this event is stored already" if accepted else "") for accepted, _ in answers
             ]
             assert len(await client.query({"kinds": [1]})) == 11
+
+
+async def health(url: str) -> str:
+    head, _ = await request(url, "GET /health HTTP/1.1\nHost: x\n\n")
+    return head.split(" ")[1]
 
 
 async def test_memory_stays_bounded_whatever_clients_ask_for(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from relaymesh.errors import RelayError
+from relaymesh_relay.addresses import LOOPBACK, name_address
 from relaymesh_relay.sqlite_store import SqliteWriter
-from relaymesh_relay.transport import LOOPBACK, name_address, text_frame
+from relaymesh_relay.transport import text_frame
 from tests.relay.client import Client, ClosedByRelay, running_relay, settings_in, sign
 
 
