@@ -5,6 +5,8 @@ import gc
 import json
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -22,11 +24,8 @@ def main() -> int:
     """Run the command; returns its exit code."""
     arguments = _parse_arguments()
     try:
-        settings = choose_settings(
-            arguments.config, host=arguments.host, port=arguments.port, database=arguments.database
-        )
-        _allow_open_files(settings.network.connections)
-        failure = anyio.run(_run, settings, arguments.json, backend_options={"use_uvloop": _has_uvloop()})
+        reread = partial(_read_settings, arguments)
+        failure = anyio.run(_run, reread, arguments.json, backend_options={"use_uvloop": _has_uvloop()})
         if failure is not None:
             raise failure
     except RelayMeshError as error:
@@ -35,7 +34,14 @@ def main() -> int:
     return 0
 
 
-async def _run(settings: Settings, as_json: bool) -> RelayMeshError | None:
+def _read_settings(arguments: argparse.Namespace) -> Settings:
+    """What the file and the command line say now, with room for as many connections."""
+    settings = choose_settings(arguments.config, host=arguments.host, port=arguments.port, database=arguments.database)
+    _allow_open_files(settings.network.connections)
+    return settings
+
+
+async def _run(reread: Callable[[], Settings], as_json: bool) -> RelayMeshError | None:
     """Serve until a signal comes; returns why the relay could not serve, since a task group would wrap it."""
 
     def announce(url: str) -> None:
@@ -43,10 +49,14 @@ async def _run(settings: Settings, as_json: bool) -> RelayMeshError | None:
         gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         print(json.dumps({"relay_url": url}) if as_json else f"relay listening on {url}", flush=True)
 
+    def log(line: str) -> None:
+        print(f"relaymesh-relay: {line}", file=sys.stderr, flush=True)
+
+    settings = reread()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
         try:
-            await serve(settings, started=announce)
+            await serve(settings, started=announce, log=log, reread=reread)
         except RelayMeshError as error:
             tasks.cancel_scope.cancel()
             return error

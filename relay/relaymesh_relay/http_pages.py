@@ -166,7 +166,9 @@ def information(settings: Settings) -> dict[str, Any]:
         "min_pow_difficulty": limits.proof_of_work_bits,
         "auth_required": access.authenticate_to_read or access.authenticate_to_write,
         "payment_required": False,
-        "restricted_writes": bool(access.allowed_authors or access.allowed_kinds or access.authenticate_to_write),
+        "restricted_writes": bool(
+            access.allowed_authors or access.allowed_kinds or access.members or access.authenticate_to_write
+        ),
         "created_at_upper_limit": limits.created_at_future_seconds,
         "default_limit": limits.default_limit,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from relaymesh.units import Moment
 from relaymesh_relay.addresses import LOOPBACK
 from relaymesh_relay.connection import Connection
 from relaymesh_relay.health import Health
@@ -33,7 +34,12 @@ class Hub:
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.configured = settings
+        """What the operator's file says."""
         self.settings = settings
+        """What holds."""
+        self.hangup = anyio.Event()
+        """Set when the settings are to be read again."""
         self.loop = loop
         self.relay = Relay(settings)
         self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post, self._break)
@@ -50,6 +56,18 @@ class Hub:
         self.is_broken = False
         """Whether one of the relay's threads has ended by a fault of ours: nothing would be answered any more."""
         self._is_pump_scheduled = False
+
+    def request_reload(self) -> None:
+        """Have the settings read again soon."""
+        self.hangup.set()
+
+    def configure(self, settings: Settings, now: Moment) -> None:
+        """Hold everybody to other settings from now on, those who are connected too."""
+        self.configured = self.settings = settings
+        self.relay.adopt(settings)
+        self.pages.adopt(settings)
+        for client in list(self.by_connection.values()):
+            client.adopt(settings, now)
 
     def live(self) -> Live:
         """How things stand at this moment."""

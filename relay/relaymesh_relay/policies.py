@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from relaymesh.nostr.event import Event, PublicKey
-from relaymesh.nostr.kinds import Kind
+from relaymesh.nostr.kinds import Kind, is_ephemeral
 from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.nostr.tags import read_expiration
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits, Settings
 
-PRIVATE_KINDS: Final = frozenset({4, 1059})
+GIFT_WRAP_KIND: Final = 1_059
+PRIVATE_KINDS: Final = frozenset({4, GIFT_WRAP_KIND})
 """Direct messages (NIP-04) and gift wraps (NIP-59)."""
+
+WALLET_KINDS: Final = frozenset({13_194, *range(23_194, 23_198)})
+"""What wallets and their clients say to each other (NIP-47): information, requests, responses, notifications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ def stock_policies(settings: Settings) -> tuple[Policy, ...]:
         chosen.append(limit_kinds(access))
     if access.allowed_authors or access.denied_authors:
         chosen.append(limit_authors(access))
+    if access.members:
+        chosen.append(limit_members(access))
     if limits.proof_of_work_bits:
         chosen.append(require_proof_of_work(limits.proof_of_work_bits))
     chosen.append(protect)
@@ -127,6 +133,26 @@ def limit_authors(access: Access) -> Policy:
         if allowed and author not in allowed:
             return "restricted: only listed authors' events are taken here"
         return None
+
+    return policy
+
+
+def limit_members(access: Access) -> Policy:
+    """Let only members write, without cutting off those who must reach one with a key of their own making.
+
+    A wallet connection has a key for each side (NIP-47), a gift wrap one for itself (NIP-59), a buyer one for each job:
+    none of them can be on a list.
+    """
+    members = frozenset(access.members)
+
+    def policy(offered: Offered) -> str | None:
+        event = offered.event
+        if event.public_key in members or event.kind in WALLET_KINDS:
+            return None
+        is_for_recipients = is_ephemeral(event.kind) or event.kind == GIFT_WRAP_KIND
+        if is_for_recipients and not members.isdisjoint(event.tag_values("p")):
+            return None
+        return "restricted: only members may write here; others may reach them by ephemeral events and gift wraps"
 
     return policy
 

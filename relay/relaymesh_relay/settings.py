@@ -6,6 +6,7 @@ from typing import Literal
 
 from relaymesh.configuration import MAXIMUM_PORT, build_settings, parse_document
 from relaymesh.errors import UsageError
+from relaymesh.nostr.event import is_hex_32
 from relaymesh_relay.addresses import check_networks
 
 
@@ -144,6 +145,9 @@ class Access:
         denied_kinds: These kinds are refused.
         allowed_authors: Only these authors' events are taken; empty takes everybody's.
         denied_authors: These authors' events are refused.
+        members: Only these authors may write, but for wallet connections (NIP-47: 13194, 23194 to 23197) and for
+            ephemeral events and gift wraps (1059) to a member; empty, with no file, makes everybody a member.
+        members_file: A file with more members, one key a line; empty names none.
         authenticate_to_write: Events are taken only on connections that authenticated (NIP-42).
         authenticate_to_read: REQ and COUNT are answered only on connections that authenticated (NIP-42).
         private_to_recipients: Direct messages and gift wraps (kinds 4, 1059) go only to author and recipients (NIP-42).
@@ -154,6 +158,8 @@ class Access:
     denied_kinds: tuple[int, ...] = ()
     allowed_authors: tuple[str, ...] = ()
     denied_authors: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    members_file: str = ""
     authenticate_to_write: bool = False
     authenticate_to_read: bool = False
     private_to_recipients: bool = False
@@ -178,14 +184,32 @@ def read_settings(path: Path) -> Settings:
     Raises:
         UsageError: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong form.
     """
+    settings = build_settings(parse_document(_read_text(path, "settings"), str(path)), Settings)
+    check_networks(settings.network.metrics_readers, "network.metrics_readers")
+    access = settings.access
+    if access.members_file:
+        lines = _read_text(Path(access.members_file), "members").splitlines()
+        keys = tuple(key for key in (line.partition("#")[0].strip() for line in lines) if key)
+        if not keys:  # which would let everybody write
+            raise UsageError(f"the relay's members file {access.members_file} names nobody; list a key or leave it out")
+        access = replace(access, members=access.members + keys)
+    for name in ("allowed_authors", "denied_authors", "members"):
+        _check_keys(f"access.{name}", getattr(access, name))
+    return replace(settings, access=access)
+
+
+def _read_text(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"the relay's settings cannot be read from {path}: {reason}") from error
-    settings = build_settings(parse_document(text, str(path)), Settings)
-    check_networks(settings.network.metrics_readers, "network.metrics_readers")
-    return settings
+        raise UsageError(f"the relay's {what} cannot be read from {path}: {reason}") from error
+
+
+def _check_keys(setting: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if not is_hex_32(key):
+            raise UsageError(f"the setting {setting} must hold public keys in 64 lowercase hex characters, not {key}")
 
 
 def choose_settings(config: Path | None, *, host: str | None, port: int | None, database: Path | None) -> Settings:

@@ -111,6 +111,13 @@ class ClientTransport(asyncio.Protocol):
             self._hub.pipeline.resume(self._connection)
         self.adjust_reading()
 
+    def adopt(self, settings: Settings, now: Moment) -> None:
+        """Be held to other settings from now on."""
+        if self._websocket is not None and self._connection is not None:
+            self._websocket.max_message_size = settings.limits.message_bytes
+            self._connection.adopt(settings, now, is_exempt=self._hub.is_exempt(self._address))
+            self.adjust_reading()
+
     def flush(self) -> None:
         """Send everything that waits in the connection, in one write."""
         websocket, connection = self._websocket, self._connection

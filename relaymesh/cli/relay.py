@@ -1,6 +1,8 @@
 """`relaymesh relay serve`: run the bundled relay."""
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +39,16 @@ def serve(
         file = (
             data_directory(load_settings(None)) / "relay.sqlite3" if database is None and config is None else database
         )
-        settings = choose_settings(config, host=host, port=port, database=file)
+        reread = partial(choose_settings, config, host=host, port=port, database=file)
 
         def announce(url: str) -> None:
             print(
                 json.dumps({"relay_url": url}) if as_json else f"relay listening on {url}; Ctrl-C ends it", flush=True
             )
 
-        await serve_relay(settings, started=announce)
+        def log(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        await serve_relay(reread(), started=announce, log=log, reread=reread)
 
     run(command)

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import os
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,12 +48,12 @@ def settings_in(directory: Path, **sections: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def running_relay(settings: Settings) -> AsyncIterator[str]:
+async def running_relay(settings: Settings, log: Callable[[str], object] = bool) -> AsyncIterator[str]:
     """A relay in this process, for as long as the block lasts; gives its URL."""
     send, receive = anyio.create_memory_object_stream[str](1)
     with send, receive:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(partial(serve, settings, started=send.send_nowait))
+            tasks.start_soon(partial(serve, settings, started=send.send_nowait, log=log))
             with anyio.fail_after(PATIENCE_SECONDS):
                 url = await receive.receive()
             yield url

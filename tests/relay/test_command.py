@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from relaymesh.nostr.event import VerifiedEvent
+from relaymesh_relay.server import EXEMPTION
 from tests.relay.client import ALICE, BOB, PATIENCE_SECONDS, Client, ClosedByRelay, request, sign
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +108,7 @@ async def test_a_signal_stops_it_in_order_within_two_seconds(tmp_path: Path, num
                     while True:
                         assert (await each.receive())[:1] != ["NOTICE"]
                 assert closed.value.code == 1_001
-        assert process.stderr is not None and process.stderr.read() == ""
+        assert process.stderr is not None and process.stderr.read() == f"relaymesh-relay: {EXEMPTION}\n"
     assert [file.name for file in tmp_path.iterdir()] == [database.name]  # no log file is left behind
 
 
