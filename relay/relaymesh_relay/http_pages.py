@@ -1,89 +1,28 @@
 """What the relay answers over plain HTTP on its one port: the relay information document, and a page for browsers."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import orjson
 
-from relaymesh.errors import RemoteProtocolError
 from relaymesh_relay.addresses import FORWARDED, is_among
 from relaymesh_relay.counts import Counts
 from relaymesh_relay.health import Health
+from relaymesh_relay.http_messages import BODY_BYTES_AT_MOST, HttpRequest, respond
 from relaymesh_relay.human_page import CONTENT_POLICY, human_page
+from relaymesh_relay.management import RPC_TYPE
 from relaymesh_relay.metrics import METRICS_TYPE, Live, render
 from relaymesh_relay.settings import Settings
 
-HEAD_BYTES_AT_MOST: Final = 16_384
-BODY_BYTES_AT_MOST: Final = 65_536
 SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 70)
+MANAGEMENT_NIPS: Final = (86, 98)
+"""Supported where there are administrators."""
 INFORMATION_TYPE: Final = "application/nostr+json"
 
-_CORS: Final = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "*",
-    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-}
 _RETENTION: Final = ({"kinds": ((20_000, 29_999),), "time": 0}, {"time": None})
 """Ephemeral events are never kept; all others until they expire, are replaced or deleted (NIP-11, "retention")."""
-_NO_MORE: Final[Mapping[str, str]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class RequestHead:
-    """The first lines of an HTTP request.
-
-    Args:
-        method: GET, HEAD, …
-        path: What is asked for.
-        headers: By lowercase name; of several with one name, the last.
-    """
-
-    method: str
-    path: str
-    headers: dict[str, str]
-
-    @property
-    def is_websocket(self) -> bool:
-        """Whether the client wants to speak WebSocket (RFC 6455, section 4.1)."""
-        return self.headers.get("upgrade", "").lower() == "websocket"
-
-    @property
-    def body_bytes(self) -> int:
-        """The announced length of the body; nothing is taken as none."""
-        text = self.headers.get("content-length", "0")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A whole request.
-
-    Args:
-        head: Its first lines.
-        body: What follows them, as long as announced; cut short when that is more than `BODY_BYTES_AT_MOST`.
-        address: Who sent it, as a trusted proxy or the network says.
-    """
-
-    head: RequestHead
-    body: bytes
-    address: str
-
-
-def parse_head(head: bytes) -> RequestHead:
-    """Read a request up to its empty line.
-
-    Raises:
-        RemoteProtocolError: It is no HTTP/1.1 request.
-    """
-    first, *lines = head.decode("latin-1").split("\r\n")
-    parts = first.split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
-        raise RemoteProtocolError("a connection must begin with an HTTP/1.1 request")
-    pairs = (line.partition(":") for line in lines if line)
-    return RequestHead(parts[0], parts[1], {name.strip().lower(): value.strip() for name, _, value in pairs})
 
 
 class Pages:
@@ -94,9 +33,18 @@ class Pages:
         counts: What `/metrics` shows.
         live: Says how things stand at this moment.
         health: What `/health` asks.
+        manage: Answers administrators (NIP-86).
     """
 
-    def __init__(self, settings: Settings, counts: Counts, live: Callable[[], Live], health: Health) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        counts: Counts,
+        live: Callable[[], Live],
+        health: Health,
+        manage: Callable[[HttpRequest, Callable[[bytes], object]], object],
+    ) -> None:
+        self._manage = manage
         self._counts = counts
         self._live = live
         self._health = health
@@ -115,6 +63,8 @@ class Pages:
         path = head.path.partition("?")[0]
         if head.method == "OPTIONS":
             send(respond(HTTPStatus.NO_CONTENT, b"", "text/plain"))
+        elif head.method == "POST" and self._settings.access.administrators:
+            self._receive_management(request, send)
         elif head.method not in ("GET", "HEAD"):
             send(respond(HTTPStatus.METHOD_NOT_ALLOWED, b"GET, HEAD and OPTIONS are understood\n", "text/plain"))
         elif INFORMATION_TYPE in head.headers.get("accept", ""):
@@ -134,6 +84,19 @@ class Pages:
                     more={"Content-Security-Policy": CONTENT_POLICY},
                 )
             )
+
+    def _receive_management(self, request: HttpRequest, send: Callable[[bytes], object]) -> None:
+        headers = request.head.headers
+        if request.head.body_bytes > BODY_BYTES_AT_MOST:
+            reason = f"a request may have at most {BODY_BYTES_AT_MOST} bytes\n".encode()
+            send(respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason, "text/plain"))
+        elif "content-length" not in headers:
+            send(respond(HTTPStatus.LENGTH_REQUIRED, b"a request must say its Content-Length\n", "text/plain"))
+        elif headers.get("content-type", "").partition(";")[0].strip() != RPC_TYPE:
+            reason = f"a request must be of type {RPC_TYPE}\n".encode()
+            send(respond(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, reason, "text/plain"))
+        else:
+            self._manage(request, send)
 
     def _metrics(self, request: HttpRequest, without_body: bool) -> bytes:
         """The figures, for this machine and for whom the settings name; others are told how to be named."""
@@ -181,35 +144,13 @@ def information(settings: Settings) -> dict[str, Any]:
         "terms_of_service": identity.terms_of_service,
         "pubkey": identity.public_key,
         "contact": identity.contact,
-        "supported_nips": SUPPORTED_NIPS,
+        "supported_nips": sorted(SUPPORTED_NIPS + (MANAGEMENT_NIPS if access.administrators else ())),
         "software": "relaymesh-relay",
         "version": _version(),
         "limitation": limitation,
         "retention": _RETENTION,
     }
     return {name: value for name, value in document.items() if value != ""}
-
-
-def respond(
-    status: HTTPStatus,
-    body: bytes,
-    content_type: str,
-    *,
-    without_body: bool = False,
-    more: Mapping[str, str] = _NO_MORE,
-) -> bytes:
-    """One HTTP response, after which the connection closes."""
-    headers = {
-        "Content-Type": content_type,
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        "Cache-Control": "no-store",
-        **_CORS,
-        **more,
-    }
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return head if without_body else head + body
 
 
 def _version() -> str:

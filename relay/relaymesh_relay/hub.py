@@ -12,10 +12,13 @@ import anyio
 
 from relaymesh.units import Moment
 from relaymesh_relay.addresses import LOOPBACK
+from relaymesh_relay.administration import Administration
 from relaymesh_relay.connection import Connection
 from relaymesh_relay.health import Health
-from relaymesh_relay.http_pages import Pages, respond
+from relaymesh_relay.http_messages import HttpRequest, respond
+from relaymesh_relay.http_pages import Pages
 from relaymesh_relay.metrics import Live
+from relaymesh_relay.moderation import Listing, Moderation
 from relaymesh_relay.pipeline import Pipeline
 from relaymesh_relay.relay import Relay
 from relaymesh_relay.settings import Settings
@@ -31,9 +34,10 @@ class Hub:
     Args:
         settings: The relay's.
         loop: The running one.
+        read_clock: Says what time it is.
     """
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, read_clock: Callable[[], Moment]) -> None:
         self.configured = settings
         """What the operator's file says."""
         self.settings = settings
@@ -43,9 +47,14 @@ class Hub:
         self.loop = loop
         self.relay = Relay(settings)
         self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post, self._break)
-        self.pages = Pages(
-            settings, self.relay.counts, self.live, Health(self.pipeline, loop.call_later, time.monotonic)
+        self._moderation = Moderation(self.pipeline.decisions())
+        self._administration = Administration(
+            self._moderation, self.pipeline, lambda: self.configure(self.configured), read_clock
         )
+        health = Health(self.pipeline, loop.call_later, time.monotonic)
+        self.pages = Pages(settings, self.relay.counts, self.live, health, self.manage)
+        self.url = ""
+        """Under which the relay is reached, as it is announced at the start."""
         self.clients: set[ClientTransport] = set()
         self.by_connection: dict[Connection, ClientTransport] = {}
         self.per_address: Counter[str] = Counter()
@@ -56,18 +65,30 @@ class Hub:
         self.is_broken = False
         """Whether one of the relay's threads has ended by a fault of ours: nothing would be answered any more."""
         self._is_pump_scheduled = False
+        self._read_clock = read_clock
+        self.configure(settings)
 
     def request_reload(self) -> None:
         """Have the settings read again soon."""
         self.hangup.set()
 
-    def configure(self, settings: Settings, now: Moment) -> None:
+    def configure(self, settings: Settings) -> None:
         """Hold everybody to other settings from now on, those who are connected too."""
-        self.configured = self.settings = settings
-        self.relay.adopt(settings)
-        self.pages.adopt(settings)
+        self.configured = settings
+        self.settings = self._moderation.apply(settings)
+        self.relay.adopt(self.settings, self._moderation.entries(Listing.BANNED_EVENT))
+        self.pages.adopt(self.settings)
         for client in list(self.by_connection.values()):
-            client.adopt(settings, now)
+            client.adopt(self.settings, self._read_clock())
+
+    def manage(self, request: HttpRequest, send: Callable[[bytes], object]) -> None:
+        """Do what an administrator asks over HTTP (NIP-86)."""
+        self._administration.answer(request, self.configured, self.settings.identity.url or self.url, send)
+
+    def begin(self) -> None:
+        """Start the threads; `pipeline.close` must follow."""
+        self.pipeline.start()
+        self._administration.carry_on()
 
     def live(self) -> Live:
         """How things stand at this moment."""
@@ -90,6 +111,8 @@ class Hub:
     def refuse_connection(self, address: str) -> bytes | None:
         """The HTTP response to a connection that is one too many."""
         network = self.settings.network
+        if self.is_blocked(address):
+            return respond(HTTPStatus.FORBIDDEN, b"this address is blocked here\n", "text/plain")
         if len(self.by_connection) >= network.connections:
             reason = b"this relay has as many connections as it takes; try again later\n"
             return respond(HTTPStatus.SERVICE_UNAVAILABLE, reason, "text/plain")
@@ -97,6 +120,10 @@ class Hub:
             return None
         reason = b"there are too many connections from this address; close one first\n"
         return respond(HTTPStatus.TOO_MANY_REQUESTS, reason, "text/plain")
+
+    def is_blocked(self, address: str) -> bool:
+        """Whether an administrator blocked an address (NIP-86)."""
+        return address in self._moderation.blocked_names
 
     def is_exempt(self, address: str) -> bool:
         """Whether an address is this machine's own and such are free of per-address limits and rates."""

@@ -16,6 +16,7 @@ from relaymesh.nostr.keys import is_valid_signature
 from relaymesh.nostr.kinds import is_ephemeral
 from relaymesh.units import Timestamp
 from relaymesh_relay.connection import Connection
+from relaymesh_relay.moderation import Change
 from relaymesh_relay.relay import Read, Relay, Submission
 from relaymesh_relay.store import Reader, Standing, StorageError, Store, Writer
 from relaymesh_relay.worker import Worker
@@ -155,6 +156,10 @@ class Pipeline:
     def stored_events(self) -> int:
         """How many events are in the store."""
         return self._writer.stored_events
+
+    def decisions(self) -> tuple[Change, ...]:
+        """What administrators had decided when the relay started; to be asked before `start`."""
+        return self._writer.decisions()
 
     def hold_back(self, connection: Connection) -> None:
         """Read nothing more for a client until it has taken what it was sent."""

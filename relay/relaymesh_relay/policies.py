@@ -1,6 +1,6 @@
 """What is taken and what is not: functions that return a reason, with its machine-readable prefix, or None (NIP-01)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -133,6 +133,15 @@ def limit_authors(access: Access) -> Policy:
         if allowed and author not in allowed:
             return "restricted: only listed authors' events are taken here"
         return None
+
+    return policy
+
+
+def refuse_events(banned: Collection[str]) -> Policy:
+    """Take none of these again (NIP-86, "banevent")."""
+
+    def policy(offered: Offered) -> str | None:
+        return "blocked: this event is banned here" if offered.event.id in banned else None
 
     return policy
 

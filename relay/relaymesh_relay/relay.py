@@ -5,7 +5,7 @@ live delivery → the store (`written`) → OK. Between stages it waits in a que
 one batch: `take_unchecked`, `take_unwritten`, `take_reads`. Nothing here waits, and no stage needs another's thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -20,7 +20,7 @@ from relaymesh.nostr.tags import Address, read_expiration
 from relaymesh.units import Moment, Timestamp
 from relaymesh_relay.connection import Connection, Count, Submit, Subscribe, Unsubscribe
 from relaymesh_relay.counts import Counts
-from relaymesh_relay.policies import Offered, may_read, refusal, stock_policies
+from relaymesh_relay.policies import Offered, may_read, refusal, refuse_events, stock_policies
 from relaymesh_relay.rates import Buckets
 from relaymesh_relay.settings import Settings
 from relaymesh_relay.store import DELETION_KIND, Record, Standing, document_id, to_document
@@ -36,6 +36,7 @@ _ANSWERS: Final = {
     Standing.KNOWN: (True, "duplicate: this event is stored already"),
     Standing.SUPERSEDED: (False, "duplicate: a newer version of this event is stored"),
     Standing.DELETED: (False, "blocked: its author asked for this event's deletion"),
+    Standing.BANNED: (False, "blocked: this event or its author is banned here"),
     Standing.FORGED: (False, "invalid: the signature was not made by the event's author"),
 }
 
@@ -107,12 +108,13 @@ class Relay:
         self.subscription_count = 0
         """Open subscriptions, over all connections."""
 
-    def adopt(self, settings: Settings) -> None:
-        """Decide by other settings from now on."""
+    def adopt(self, settings: Settings, banned_events: Collection[str] = ()) -> None:
+        """Decide by other settings from now on, and take none of these events (NIP-86)."""
+        self._known.clear()  # some of what was stored may have been banned
         if settings.rates != self._settings.rates:
             self._address_rates = Buckets(settings.rates.address_events_per_second, settings.rates.address_events_burst)
         self._settings = settings
-        self._policies = stock_policies(settings)
+        self._policies = (refuse_events(banned_events), *stock_policies(settings))
 
     def receive(self, connection: Connection, text: bytes | bytearray, now: Moment) -> None:
         """Take in one message of a client."""

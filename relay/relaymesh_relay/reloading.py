@@ -12,7 +12,6 @@ import anyio.to_thread
 from relaymesh.errors import UsageError
 from relaymesh_relay.hub import Hub
 from relaymesh_relay.settings import Settings
-from relaymesh_relay.transport import read_clock
 
 FIXED: Final = (
     ("network", "host"),
@@ -56,7 +55,7 @@ async def reload(hub: Hub, reread: Callable[[], Settings], log: Log) -> None:
         return
     before = hub.configured
     settings, waiting = keep_fixed(before, wanted)
-    hub.configure(settings, read_clock())
+    hub.configure(settings)
     changed = changed_names(before, settings)
     log(f"settings read again; changed: {', '.join(changed) or 'nothing'}")
     if waiting:

@@ -48,12 +48,13 @@ async def serve(
         StorageError: The database cannot be opened.
     """
     loop = asyncio.get_running_loop()
-    hub = await anyio.to_thread.run_sync(Hub, settings, loop)
-    hub.pipeline.start()
+    hub = await anyio.to_thread.run_sync(Hub, settings, loop, read_clock)
+    hub.begin()
     try:
         server = await _listen(settings, hub)
         try:
-            started(_url(settings, server))
+            hub.url = _url(settings, server)
+            started(hub.url)
             if settings.network.exempt_loopback:
                 log(EXEMPTION)
             with hangups(hub.loop, hub.request_reload) if reread else nullcontext():

@@ -148,6 +148,7 @@ class Access:
         members: Only these authors may write, but for wallet connections (NIP-47: 13194, 23194 to 23197) and for
             ephemeral events and gift wraps (1059) to a member; empty, with no file, makes everybody a member.
         members_file: A file with more members, one key a line; empty names none.
+        administrators: Who may manage the relay over HTTP (NIP-86, NIP-98); empty switches that off.
         authenticate_to_write: Events are taken only on connections that authenticated (NIP-42).
         authenticate_to_read: REQ and COUNT are answered only on connections that authenticated (NIP-42).
         private_to_recipients: Direct messages and gift wraps (kinds 4, 1059) go only to author and recipients (NIP-42).
@@ -160,6 +161,7 @@ class Access:
     denied_authors: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     members_file: str = ""
+    administrators: tuple[str, ...] = ()
     authenticate_to_write: bool = False
     authenticate_to_read: bool = False
     private_to_recipients: bool = False
@@ -193,7 +195,7 @@ def read_settings(path: Path) -> Settings:
         if not keys:  # which would let everybody write
             raise UsageError(f"the relay's members file {access.members_file} names nobody; list a key or leave it out")
         access = replace(access, members=access.members + keys)
-    for name in ("allowed_authors", "denied_authors", "members"):
+    for name in ("allowed_authors", "denied_authors", "members", "administrators"):
         _check_keys(f"access.{name}", getattr(access, name))
     return replace(settings, access=access)
 

@@ -11,8 +11,10 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import Event, is_hex_32, parse_event
 from relaymesh.nostr.tags import Address, parse_address, read_expiration
 from relaymesh.units import Timestamp
+from relaymesh_relay.moderation import Change, Listing, Moderation
 from relaymesh_relay.postings import PostingRow, address_digest, address_of, id_order, postings
 from relaymesh_relay.settings import Storage
+from relaymesh_relay.sqlite_moderation import MODERATION_SCHEMA, banned_by, keep_decision, read_decisions
 from relaymesh_relay.sqlite_search import SqliteReader, find_id, standing_of
 from relaymesh_relay.store import DELETION_KIND, Record, Standing, StorageError, document_author
 
@@ -53,10 +55,12 @@ CREATE TABLE deleted_address (address BLOB PRIMARY KEY, until INTEGER NOT NULL) 
 
 
 # Beside the events, and missing in files of earlier days.
-_ADDED: Final = """
+_ADDED: Final = f"""
+{MODERATION_SCHEMA}
 CREATE TABLE IF NOT EXISTS probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL);
 """
 _PROBE_BYTES: Final = 65_536
+REMOVED_AT_ONCE: Final = 500
 
 
 class SqliteStore:
@@ -126,6 +130,9 @@ class SqliteWriter:
         self._new_postings: dict[int, list[PostingRow]] = {}
         self._stored_events: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
         self._stored_before = self._stored_events
+        self._bans = Moderation(read_decisions(database))
+        self._banned_authors = self._bans.entries(Listing.BANNED_AUTHOR)
+        self._banned_events = self._bans.entries(Listing.BANNED_EVENT)
 
     @property
     def stored_events(self) -> int:
@@ -165,6 +172,29 @@ class SqliteWriter:
             self._roll_back()
             raise StorageError(f"expired events could not be removed: {error}", retryable=True) from error
         return len(expired)
+
+    def decisions(self) -> tuple[Change, ...]:
+        """What administrators decided and still holds (NIP-86)."""
+        return read_decisions(self._database)
+
+    def decide(self, change: Change) -> bool:
+        """Keep a decision durably, and remove what it bans, a part at a time; returns whether to call again for more.
+
+        Raises:
+            StorageError: Nothing of this part was done.
+        """
+        try:
+            self._begin()
+            keep_decision(self._database, change)
+            banned = banned_by(self._database, change, REMOVED_AT_ONCE)
+            for sequence, document in banned:
+                self._remove(sequence, document)
+            self._commit()
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StorageError(f"the decision could not be kept: {error}", retryable=True) from error
+        self._bans.decide(change)
+        return len(banned) == REMOVED_AT_ONCE
 
     def probe(self) -> bool:
         """Write something as large as an event, durably, that is no event; returns False, since that is all.
@@ -207,6 +237,8 @@ class SqliteWriter:
 
     def _keep(self, record: Record) -> Standing:
         event = record.event
+        if event.public_key in self._banned_authors or event.id in self._banned_events:
+            return Standing.BANNED
         address = address_of(event)
         standing = standing_of(self._database, event, address)
         if standing is not Standing.FRESH:

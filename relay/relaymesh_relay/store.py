@@ -11,6 +11,7 @@ from relaymesh.errors import PortError
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.filters import Filter
 from relaymesh.units import Timestamp
+from relaymesh_relay.moderation import Change
 
 DELETION_KIND: Final = 5
 """Deletion requests (NIP-09)."""
@@ -31,6 +32,8 @@ class Standing(Enum):
     """A newer version of this replaceable or addressable event is kept (NIP-01)."""
     DELETED = auto()
     """Its author asked for its deletion (NIP-09)."""
+    BANNED = auto()
+    """An administrator banned it, or its author (NIP-86)."""
     FORGED = auto()
     """Its signature is not its author's (BIP-340)."""
 
@@ -68,6 +71,18 @@ class Writer(Protocol):
     @property
     def stored_events(self) -> int:
         """How many events are kept; any thread may ask."""
+        ...
+
+    def decisions(self) -> tuple[Change, ...]:
+        """What administrators decided and still holds (NIP-86)."""
+        ...
+
+    def decide(self, change: Change) -> bool:
+        """Keep a decision durably, and remove what it bans, a part at a time; returns whether to call again for more.
+
+        Raises:
+            StorageError: Nothing of this part was done.
+        """
         ...
 
     def probe(self) -> bool:

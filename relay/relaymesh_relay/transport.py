@@ -19,7 +19,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.units import Instant, Moment
 from relaymesh_relay.addresses import name_address
 from relaymesh_relay.connection import Connection
-from relaymesh_relay.http_pages import (
+from relaymesh_relay.http_messages import (
     BODY_BYTES_AT_MOST,
     HEAD_BYTES_AT_MOST,
     HttpRequest,
@@ -113,7 +113,9 @@ class ClientTransport(asyncio.Protocol):
 
     def adopt(self, settings: Settings, now: Moment) -> None:
         """Be held to other settings from now on."""
-        if self._websocket is not None and self._connection is not None:
+        if self._hub.is_blocked(self._address):
+            self._transport.abort()
+        elif self._websocket is not None and self._connection is not None:
             self._websocket.max_message_size = settings.limits.message_bytes
             self._connection.adopt(settings, now, is_exempt=self._hub.is_exempt(self._address))
             self.adjust_reading()
