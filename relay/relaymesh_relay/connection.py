@@ -6,7 +6,7 @@ concerns other connections (events, stored ones, live ones) is asked of the rela
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -23,6 +23,11 @@ from relaymesh.nostr.messages import (
     CloseMessage,
     CountMessage,
     EventMessage,
+    NegentropyClose,
+    NegentropyError,
+    NegentropyMessage,
+    NegentropyOpen,
+    NegentropyRequest,
     NoticeMessage,
     OkMessage,
     RequestMessage,
@@ -32,6 +37,8 @@ from relaymesh.units import Moment
 from relaymesh_relay.counts import Counts
 from relaymesh_relay.rates import Bucket
 from relaymesh_relay.settings import Settings
+
+_TOO_MANY_REQUESTS: Final = "rate-limited: too many requests on this connection; slow down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,14 @@ class Unsubscribe:
     subscription_id: str
 
 
-Effect = Submit | Subscribe | Count | Unsubscribe
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Open, go on with or end a comparison (NIP-77)."""
+
+    request: NegentropyRequest
+
+
+Effect = Submit | Subscribe | Count | Unsubscribe | Compare
 
 
 class Connection:
@@ -92,6 +106,7 @@ class Connection:
         "authors",
         "is_exempt",
         "is_open",
+        "open_comparisons",
         "open_subscriptions",
         "outgoing",
         "pending",
@@ -124,6 +139,8 @@ class Connection:
         """Who has authenticated on this connection (NIP-42)."""
         self.open_subscriptions: dict[str, Any] = {}
         """The relay's record of each open subscription, by the client's name for it."""
+        self.open_comparisons: dict[str, Any] = {}
+        """The relay's record of each open comparison, by the client's name for it (NIP-77)."""
         self.outgoing: list[bytes] = []
         """Messages that wait to be sent, in order."""
         self.pending = 0
@@ -158,6 +175,8 @@ class Connection:
                 return (Unsubscribe(subscription_id),)
             case AuthMessage(event):
                 self._authenticate(event, now)
+            case NegentropyOpen() | NegentropyMessage() | NegentropyClose():
+                return (Compare(self._check_negentropy(message, now)),)
         return ()
 
     def answer(self, event_id: EventId, accepted: bool, message: str) -> None:
@@ -173,6 +192,12 @@ class Connection:
         if message.startswith("auth-required:"):
             self._send_challenge()
         self.send(ClosedMessage(subscription_id, message).to_text())
+
+    def refuse_comparison(self, subscription_id: str, message: str, maximum_records: int | None = None) -> None:
+        """Tell the client that the relay will not serve a comparison, or no longer (NIP-77)."""
+        if message.startswith("auth-required:"):
+            self._send_challenge()
+        self.send(NegentropyError(subscription_id, message, maximum_records).to_text())
 
     def send(self, text: str) -> None:
         """Queue one message."""
@@ -197,8 +222,8 @@ class Connection:
         self, subscription_id: str, filters: tuple[Filter, ...], now: Moment, *, opens: bool
     ) -> str | None:
         limits = self._settings.limits
-        if not self.is_exempt and not self._request_rate.take(now.instant):
-            return "rate-limited: too many requests on this connection; slow down"
+        if not self._may_ask(now):
+            return _TOO_MANY_REQUESTS
         if self._settings.access.authenticate_to_read and not self.authors:
             return "auth-required: requests are answered to authenticated clients only"
         if len(subscription_id) > limits.subscription_id_characters:
@@ -211,6 +236,21 @@ class Connection:
         if is_new and len(self.open_subscriptions) >= limits.subscriptions:
             return f"rate-limited: at most {limits.subscriptions} subscriptions may be open; close one first"
         return None
+
+    def _check_negentropy(self, request: NegentropyRequest, now: Moment) -> NegentropyRequest:
+        """The request, or, once it was refused, the end of the comparison."""
+        refusal: str | None = None
+        if isinstance(request, NegentropyOpen):
+            refusal = self._refusal_of_request(request.subscription_id, (request.wanted,), now, opens=False)
+        elif isinstance(request, NegentropyMessage) and not self._may_ask(now):
+            refusal = _TOO_MANY_REQUESTS
+        if refusal is None:
+            return request
+        self.refuse_comparison(request.subscription_id, refusal)
+        return NegentropyClose(request.subscription_id)
+
+    def _may_ask(self, now: Moment) -> bool:
+        return self.is_exempt or self._request_rate.take(now.instant)
 
     def _authenticate(self, event: Event, now: Moment) -> None:
         if not self.is_exempt and not self._event_rate.take(now.instant):
@@ -238,6 +278,10 @@ class Connection:
                 1 <= len(subscription_id) <= MAXIMUM_SUBSCRIPTION_ID_CHARACTERS
             ):
                 self.close(subscription_id, f"invalid: {reason}")
+            case ["NEG-OPEN" | "NEG-MSG", str(subscription_id), *_] if (
+                1 <= len(subscription_id) <= MAXIMUM_SUBSCRIPTION_ID_CHARACTERS
+            ):
+                self.refuse_comparison(subscription_id, f"invalid: {reason}")
             case _:
                 self.send(NoticeMessage(f"invalid: {reason}").to_text())
 

@@ -144,13 +144,19 @@ def information(settings: Settings) -> dict[str, Any]:
         "terms_of_service": identity.terms_of_service,
         "pubkey": identity.public_key,
         "contact": identity.contact,
-        "supported_nips": sorted(SUPPORTED_NIPS + (MANAGEMENT_NIPS if access.administrators else ())),
+        "supported_nips": supported_nips(settings),
         "software": "relaymesh-relay",
         "version": _version(),
         "limitation": limitation,
         "retention": _RETENTION,
     }
     return {name: value for name, value in document.items() if value != ""}
+
+
+def supported_nips(settings: Settings) -> list[int]:
+    """What the relay does as it is set up."""
+    chosen = (77,) if settings.negentropy.enabled else ()
+    return sorted((*SUPPORTED_NIPS, *chosen, *(MANAGEMENT_NIPS if settings.access.administrators else ())))
 
 
 def _version() -> str:

@@ -130,7 +130,9 @@ class Hub:
         return self.settings.network.exempt_loopback and address == LOOPBACK
 
     def sweep_connections(self) -> None:
-        """Ping the silent, cut the lost."""
+        """Ping the silent, cut the lost, end comparisons that nobody goes on with."""
+        self.relay.end_idle_comparisons(self._read_clock())
+        self.schedule_pump()
         for client in list(self.clients):
             client.sweep(self.loop.time())
 

@@ -15,6 +15,7 @@ from relaymesh.nostr.event import Event
 from relaymesh.nostr.keys import is_valid_signature
 from relaymesh.nostr.kinds import is_ephemeral
 from relaymesh.units import Timestamp
+from relaymesh_relay.comparisons import Round
 from relaymesh_relay.connection import Connection
 from relaymesh_relay.moderation import Change
 from relaymesh_relay.relay import Read, Relay, Submission
@@ -56,7 +57,7 @@ class Errand(Generic[DoorT]):
 class Ongoing:
     """A read that is being answered, piece by piece."""
 
-    read: Read
+    read: Read | Round
     documents_left: Iterator[bytes | None]
     count: int = field(default=0)
 
@@ -114,6 +115,8 @@ class Pipeline:
             self._writes.put([*unwritten[start : start + WRITTEN_AT_ONCE]])
         for read in self._relay.take_reads():
             self._enqueue(Ongoing(read, _documents(self._read_reader, read)))
+        for each in self._relay.take_rounds():
+            self._enqueue(Ongoing(each, each.steps(self._read_reader)))
         return self._relay.take_touched()
 
     def sweep(self, now: Timestamp) -> None:
@@ -237,7 +240,9 @@ class Pipeline:
 
     def _found(self, ongoing: Ongoing, documents: Sequence[bytes], is_finished: bool) -> None:
         read = ongoing.read
-        if read.subscription is not None:
+        if isinstance(read, Round):
+            self._relay.compared(read, is_finished=is_finished)
+        elif read.subscription is not None:
             self._relay.found(read, documents, is_finished=is_finished)
         elif is_finished:
             self._relay.counted(read, ongoing.count)
@@ -260,7 +265,7 @@ class Pipeline:
         self._queued_reads.setdefault(connection, deque()).append(ongoing)
         self._read_next(connection)
 
-    def _end(self, read: Read) -> None:
+    def _end(self, read: Read | Round) -> None:
         read.connection.pending -= 1
         self._relay.touch(read.connection)
 
@@ -320,7 +325,7 @@ def _take_some(ongoing: Ongoing) -> tuple[list[bytes], bool]:
         if document is None:
             if time.monotonic() > until:
                 return documents, False
-        elif ongoing.read.subscription is None:
+        elif isinstance(ongoing.read, Round) or ongoing.read.subscription is None:
             ongoing.count += 1
         else:
             documents.append(document)

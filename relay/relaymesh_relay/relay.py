@@ -18,7 +18,8 @@ from relaymesh.nostr.kinds import is_ephemeral
 from relaymesh.nostr.messages import CountResult, EndOfStoredEvents
 from relaymesh.nostr.tags import Address, read_expiration
 from relaymesh.units import Moment, Timestamp
-from relaymesh_relay.connection import Connection, Count, Submit, Subscribe, Unsubscribe
+from relaymesh_relay.comparisons import Comparisons, Round
+from relaymesh_relay.connection import Compare, Connection, Count, Submit, Subscribe, Unsubscribe
 from relaymesh_relay.counts import Counts
 from relaymesh_relay.policies import Offered, may_read, refusal, refuse_events, stock_policies
 from relaymesh_relay.rates import Buckets
@@ -30,6 +31,7 @@ IDS_REMEMBERED: Final = 65_536
 EVENTS_WAITING_AT_MOST: Final = 50_000
 HELD_AT_MOST: Final = 1_000
 _NO_LIMIT: Final = 2**62
+_UNREADABLE: Final = "error: stored events could not be read; try again later"
 
 _ANSWERS: Final = {
     Standing.FRESH: (True, ""),
@@ -102,6 +104,8 @@ class Relay:
         self._unchecked: list[Submission] = []
         self._unwritten: list[Submission] = []
         self._reads: list[Read] = []
+        self._rounds: list[Round] = []
+        self._comparisons = Comparisons(settings.negentropy)
         self._touched: dict[Connection, None] = {}
         self.counts = Counts()
         """What happened since the start."""
@@ -114,6 +118,7 @@ class Relay:
         if settings.rates != self._settings.rates:
             self._address_rates = Buckets(settings.rates.address_events_per_second, settings.rates.address_events_burst)
         self._settings = settings
+        self._comparisons.adopt(settings.negentropy)
         self._policies = (refuse_events(banned_events), *stock_policies(settings))
 
     def receive(self, connection: Connection, text: bytes | bytearray, now: Moment) -> None:
@@ -128,6 +133,8 @@ class Relay:
                     self._count(connection, subscription_id, filters, now)
                 case Unsubscribe(subscription_id):
                     self._unsubscribe(connection, subscription_id)
+                case Compare(request):
+                    self._rounds += self._comparisons.receive(connection, request, now, self._readable(connection))
                 case _:
                     assert_never(effect)
         if connection.outgoing:
@@ -138,6 +145,7 @@ class Relay:
         connection.is_open = False
         for subscription_id in list(connection.open_subscriptions):
             self._unsubscribe(connection, subscription_id)
+        self._comparisons.forget(connection)
         self._touched.pop(connection, None)
 
     @property
@@ -174,6 +182,11 @@ class Relay:
         """Questions to the store; answer with `found` until it is finished, or with `counted`, or with `failed`."""
         reads, self._reads = self._reads, []
         return reads
+
+    def take_rounds(self) -> list[Round]:
+        """Messages of comparisons; answer with `compared` until it is finished, or with `failed`."""
+        rounds, self._rounds = self._rounds, []
+        return rounds
 
     def checked(self, submissions: Sequence[Submission], standings: Sequence[Standing]) -> None:
         """Deliver what is fresh to those who listen, and pass it on to the store."""
@@ -227,12 +240,25 @@ class Relay:
         read.connection.send(CountResult(read.subscription_id, count).to_text())
         self._touched[read.connection] = None
 
-    def failed(self, read: Read) -> None:
-        """End a subscription or a count that the store could not serve."""
+    def compared(self, read: Round, *, is_finished: bool) -> None:
+        """Send the answer to one message of a comparison, once it is finished (NIP-77)."""
+        self._comparisons.proceed(read, is_finished=is_finished)
+        self.touch(read.connection)
+
+    def end_idle_comparisons(self, now: Moment) -> None:
+        """Let go of comparisons whose client says nothing more."""
+        for connection in self._comparisons.end_idle(now):
+            self.touch(connection)
+
+    def failed(self, read: Read | Round) -> None:
+        """End a subscription, a count or a comparison that the store could not serve."""
         if not read.is_wanted:
             return
-        self._unsubscribe(read.connection, read.subscription_id)
-        read.connection.close(read.subscription_id, "error: stored events could not be read; try again later")
+        if isinstance(read, Round):
+            self._comparisons.refuse(read.comparison, _UNREADABLE)
+        else:
+            self._unsubscribe(read.connection, read.subscription_id)
+            read.connection.close(read.subscription_id, _UNREADABLE)
         self._touched[read.connection] = None
 
     def _submit(self, connection: Connection, event: Event, now: Moment) -> None:

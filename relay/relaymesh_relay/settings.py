@@ -169,6 +169,27 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class Negentropy:
+    """Comparing what a client has with what the relay has, without sending either (NIP-77).
+
+    Args:
+        enabled: Whether it is offered.
+        comparisons: Open comparisons on one connection.
+        records: Events in one comparison.
+        records_together: Events in all open comparisons; each takes about 45 bytes of memory.
+        frame_bytes: Longest answer, 4096 at least; it is sent in hex, which doubles it.
+        idle_seconds: How long a comparison is kept for a client that says nothing more.
+    """
+
+    enabled: bool = True
+    comparisons: int = 8
+    records: int = 500_000
+    records_together: int = 2_000_000
+    frame_bytes: int = 60_000
+    idle_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything an operator can choose."""
 
@@ -178,6 +199,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     rates: Rates = field(default_factory=Rates)
     access: Access = field(default_factory=Access)
+    negentropy: Negentropy = field(default_factory=Negentropy)
 
 
 def read_settings(path: Path) -> Settings:

@@ -16,6 +16,9 @@ from relaymesh_relay.moderation import Change
 DELETION_KIND: Final = 5
 """Deletion requests (NIP-09)."""
 
+_CREATED_AT: Final = 162
+"""Where the created_at begins in every document."""
+
 
 class StorageError(PortError):
     """The store could not be opened, read or written; what was being written is not kept."""
@@ -168,6 +171,11 @@ def to_document(event: Event) -> bytes:
 def document_id(document: bytes) -> bytes:
     """The id, in hex, of the event in a document."""
     return document[7:71]
+
+
+def document_created_at(document: bytes) -> int:
+    """The created_at of the event in a document."""
+    return int(document[_CREATED_AT : document.index(b",", _CREATED_AT)])
 
 
 def document_author(document: bytes) -> bytes:

@@ -1,5 +1,6 @@
-"""The messages between clients and relays, both ways (NIP-01, NIP-42, NIP-45)."""
+"""The messages between clients and relays, both ways (NIP-01, NIP-42, NIP-45, NIP-77)."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -12,6 +13,8 @@ from relaymesh.nostr.filters import Filter, parse_filter
 from relaymesh.units import MAXIMUM_INTEGER
 
 MAXIMUM_SUBSCRIPTION_ID_CHARACTERS: Final = 64
+
+_HEX_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})*\Z")
 
 MessageT = TypeVar("MessageT")
 
@@ -73,7 +76,44 @@ class AuthMessage:
         return _to_text(["AUTH", self.event.to_json()])
 
 
-ClientMessage = EventMessage | RequestMessage | CountMessage | CloseMessage | AuthMessage
+@dataclass(frozen=True, slots=True)
+class NegentropyOpen:
+    """`NEG-OPEN`, client to relay: compare what you have of this filter with what I have (NIP-77)."""
+
+    subscription_id: str
+    wanted: Filter
+    message: bytes
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["NEG-OPEN", self.subscription_id, self.wanted.to_json(), self.message.hex()])
+
+
+@dataclass(frozen=True, slots=True)
+class NegentropyMessage:
+    """`NEG-MSG`, both ways in turn: the next message of the Negentropy protocol (NIP-77)."""
+
+    subscription_id: str
+    message: bytes
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["NEG-MSG", self.subscription_id, self.message.hex()])
+
+
+@dataclass(frozen=True, slots=True)
+class NegentropyClose:
+    """`NEG-CLOSE`, client to relay: forget this comparison (NIP-77)."""
+
+    subscription_id: str
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        return _to_text(["NEG-CLOSE", self.subscription_id])
+
+
+NegentropyRequest = NegentropyOpen | NegentropyMessage | NegentropyClose
+ClientMessage = EventMessage | RequestMessage | CountMessage | CloseMessage | AuthMessage | NegentropyRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +149,19 @@ class OkMessage:
 
 @dataclass(frozen=True, slots=True)
 class EndOfStoredEvents:
-    """`EOSE`, relay to client: all stored events were sent, what follows is live (NIP-01)."""
+    """`EOSE`, relay to client: all stored events were sent, what follows is live (NIP-01).
+
+    Args:
+        subscription_id: Of which subscription.
+        hints: `finish` when nothing that is stored was left out, `more` when something was (NIP-67); others may come.
+    """
 
     subscription_id: str
+    hints: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """The JSON text of the message."""
-        return _to_text(["EOSE", self.subscription_id])
+        return _to_text(["EOSE", self.subscription_id, *([self.hints] if self.hints else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +208,26 @@ class CountResult:
     def to_text(self) -> str:
         """The JSON text of the message."""
         return _to_text(["COUNT", self.subscription_id, {"count": self.count}])
+
+
+@dataclass(frozen=True, slots=True)
+class NegentropyError:
+    """`NEG-ERR`, relay to client: the relay refused or ended a comparison (NIP-77).
+
+    Args:
+        subscription_id: Which one.
+        message: A machine-readable prefix, a colon and text.
+        maximum_records: How many events may be compared, where too many were asked for.
+    """
+
+    subscription_id: str
+    message: str
+    maximum_records: int | None = None
+
+    def to_text(self) -> str:
+        """The JSON text of the message."""
+        maximum = [] if self.maximum_records is None else [self.maximum_records]
+        return _to_text(["NEG-ERR", self.subscription_id, self.message, *maximum])
 
 
 RelayMessage = (
@@ -228,6 +294,11 @@ def _check_string(message: list[Any], position: int) -> str:
     return value
 
 
+def _parse_name(message: list[Any]) -> str:
+    _check_length(message, 2)
+    return _check_subscription_id(message)
+
+
 def _parse_filters(message: list[Any]) -> tuple[str, tuple[Filter, ...]]:
     subscription_id = _check_subscription_id(message)
     if len(message) < 3:
@@ -243,11 +314,6 @@ def _parse_event_message(message: list[Any]) -> EventMessage:
 def _parse_auth_message(message: list[Any]) -> AuthMessage:
     _check_length(message, 2)
     return AuthMessage(parse_event(message[1]))
-
-
-def _parse_close_message(message: list[Any]) -> CloseMessage:
-    _check_length(message, 2)
-    return CloseMessage(_check_subscription_id(message))
 
 
 def _parse_subscription_event(message: list[Any]) -> SubscriptionEvent:
@@ -266,8 +332,11 @@ def _parse_ok_message(message: list[Any]) -> OkMessage:
 
 
 def _parse_end_of_stored_events(message: list[Any]) -> EndOfStoredEvents:
-    _check_length(message, 2)
-    return EndOfStoredEvents(_check_subscription_id(message))
+    _check_length(message, 3 if len(message) == 3 else 2)
+    hints = message[2] if len(message) == 3 else []
+    if not isinstance(hints, list) or not all(isinstance(hint, str) for hint in hints):
+        raise RemoteProtocolError("an EOSE message's hints must be a list of strings")
+    return EndOfStoredEvents(_check_subscription_id(message), tuple(hints))
 
 
 def _parse_closed_message(message: list[Any]) -> ClosedMessage:
@@ -275,14 +344,9 @@ def _parse_closed_message(message: list[Any]) -> ClosedMessage:
     return ClosedMessage(_check_subscription_id(message), _check_string(message, 2))
 
 
-def _parse_notice_message(message: list[Any]) -> NoticeMessage:
+def _parse_words(message: list[Any]) -> str:
     _check_length(message, 2)
-    return NoticeMessage(_check_string(message, 1))
-
-
-def _parse_auth_challenge(message: list[Any]) -> AuthChallenge:
-    _check_length(message, 2)
-    return AuthChallenge(_check_string(message, 1))
+    return _check_string(message, 1)
 
 
 def _parse_count_result(message: list[Any]) -> CountResult:
@@ -293,12 +357,32 @@ def _parse_count_result(message: list[Any]) -> CountResult:
     return CountResult(_check_subscription_id(message), count)
 
 
+def _check_hex(message: list[Any], position: int) -> bytes:
+    value = message[position]
+    if not isinstance(value, str) or _HEX_BYTES.match(value) is None:
+        raise RemoteProtocolError(f"element {position} of a {message[0]} message must be bytes in hex")
+    return bytes.fromhex(value)
+
+
+def _parse_negentropy_open(message: list[Any]) -> NegentropyOpen:
+    _check_length(message, 4)
+    return NegentropyOpen(_check_subscription_id(message), parse_filter(message[2]), _check_hex(message, 3))
+
+
+def _parse_negentropy_message(message: list[Any]) -> NegentropyMessage:
+    _check_length(message, 3)
+    return NegentropyMessage(_check_subscription_id(message), _check_hex(message, 2))
+
+
 _CLIENT_MESSAGES: Final[dict[str, Callable[[list[Any]], ClientMessage]]] = {
     "EVENT": _parse_event_message,
     "REQ": lambda message: RequestMessage(*_parse_filters(message)),
     "COUNT": lambda message: CountMessage(*_parse_filters(message)),
-    "CLOSE": _parse_close_message,
+    "CLOSE": lambda message: CloseMessage(_parse_name(message)),
     "AUTH": _parse_auth_message,
+    "NEG-OPEN": _parse_negentropy_open,
+    "NEG-MSG": _parse_negentropy_message,
+    "NEG-CLOSE": lambda message: NegentropyClose(_parse_name(message)),
 }
 
 _RELAY_MESSAGES: Final[dict[str, Callable[[list[Any]], RelayMessage]]] = {
@@ -306,7 +390,7 @@ _RELAY_MESSAGES: Final[dict[str, Callable[[list[Any]], RelayMessage]]] = {
     "OK": _parse_ok_message,
     "EOSE": _parse_end_of_stored_events,
     "CLOSED": _parse_closed_message,
-    "NOTICE": _parse_notice_message,
-    "AUTH": _parse_auth_challenge,
+    "NOTICE": lambda message: NoticeMessage(_parse_words(message)),
+    "AUTH": lambda message: AuthChallenge(_parse_words(message)),
     "COUNT": _parse_count_result,
 }

@@ -1,4 +1,4 @@
-"""The messages between clients and relays (NIP-01, NIP-42, NIP-45)."""
+"""The messages between clients and relays (NIP-01, NIP-42, NIP-45, NIP-67, NIP-77)."""
 
 import json
 from collections.abc import Callable
@@ -22,6 +22,10 @@ from relaymesh.nostr.messages import (
     CountResult,
     EndOfStoredEvents,
     EventMessage,
+    NegentropyClose,
+    NegentropyError,
+    NegentropyMessage,
+    NegentropyOpen,
     NoticeMessage,
     OkMessage,
     RelayMessage,
@@ -54,11 +58,14 @@ client_messages: st.SearchStrategy[ClientMessage] = st.one_of(
     st.builds(RequestMessage, subscription_ids, some_filters),
     st.builds(CountMessage, subscription_ids, some_filters),
     st.builds(CloseMessage, subscription_ids),
+    st.builds(NegentropyOpen, subscription_ids, filters, st.binary(max_size=50)),
+    st.builds(NegentropyMessage, subscription_ids, st.binary(max_size=50)),
+    st.builds(NegentropyClose, subscription_ids),
 )
 relay_messages: st.SearchStrategy[RelayMessage] = st.one_of(
     st.builds(SubscriptionEvent, subscription_ids, strategies.signed_events()),
     st.builds(OkMessage, strategies.hex_32.map(EventId), st.booleans(), strategies.text),
-    st.builds(EndOfStoredEvents, subscription_ids),
+    st.builds(EndOfStoredEvents, subscription_ids, st.lists(strategies.text, max_size=2).map(tuple)),
     st.builds(ClosedMessage, subscription_ids, strategies.text),
     st.builds(NoticeMessage, strategies.text),
     st.builds(AuthChallenge, strategies.text),
@@ -89,6 +96,12 @@ def test_a_relay_s_message_survives_the_way_over_the_wire(message: RelayMessage)
         (SubscriptionEvent("s", EVENT), ["EVENT", "s", EVENT_OBJECT]),
         (OkMessage(EVENT.id, False, "pow: too little"), ["OK", EVENT.id, False, "pow: too little"]),
         (EndOfStoredEvents("s"), ["EOSE", "s"]),
+        (EndOfStoredEvents("s", ("finish",)), ["EOSE", "s", ["finish"]]),
+        (NegentropyOpen("s", Filter(kinds=(1,)), b"\x61\xff"), ["NEG-OPEN", "s", {"kinds": [1]}, "61ff"]),
+        (NegentropyMessage("s", b"\x61"), ["NEG-MSG", "s", "61"]),
+        (NegentropyClose("s"), ["NEG-CLOSE", "s"]),
+        (NegentropyError("s", "closed: bye"), ["NEG-ERR", "s", "closed: bye"]),
+        (NegentropyError("s", "blocked: too big", 9), ["NEG-ERR", "s", "blocked: too big", 9]),
         (ClosedMessage("s", "error: bye"), ["CLOSED", "s", "error: bye"]),
         (NoticeMessage("hello"), ["NOTICE", "hello"]),
         (AuthChallenge("c"), ["AUTH", "c"]),
@@ -97,7 +110,7 @@ def test_a_relay_s_message_survives_the_way_over_the_wire(message: RelayMessage)
     ids=lambda value: type(value).__name__,
 )
 def test_messages_are_written_as_the_standards_print_them(
-    message: ClientMessage | RelayMessage, expected: list[Any]
+    message: ClientMessage | RelayMessage | NegentropyError, expected: list[Any]
 ) -> None:
     assert json.loads(message.to_text()) == expected
 
@@ -171,6 +184,20 @@ BROKEN: list[Any] = [
     ["EOSE"],
     ["EOSE", None],
     ["EOSE", "s", 1],
+    ["EOSE", "s", [1]],
+    ["EOSE", "s", [], []],
+    ["NEG-OPEN", "s", {}],
+    ["NEG-OPEN", "s", {}, 61],
+    ["NEG-OPEN", "s", [], "61"],
+    ["NEG-OPEN", "s", {}, "61", ""],
+    ["NEG-OPEN", "", {}, "61"],
+    ["NEG-MSG", "s"],
+    ["NEG-MSG", "s", "6"],
+    ["NEG-MSG", "s", "6 1 "],
+    ["NEG-MSG", "s", "zz"],
+    ["NEG-MSG", "s", "61", ""],
+    ["NEG-CLOSE"],
+    ["NEG-CLOSE", "s", ""],
     ["CLOSED"],
     ["CLOSED", "s"],
     ["CLOSED", "s", None],
@@ -223,7 +250,9 @@ def test_what_is_no_json_is_a_remote_error(parse: Callable[[str | bytes], object
         parse(text)
 
 
-types = st.sampled_from(["EVENT", "REQ", "COUNT", "CLOSE", "AUTH", "OK", "EOSE", "CLOSED", "NOTICE"])
+types = st.sampled_from(
+    ["EVENT", "REQ", "COUNT", "CLOSE", "AUTH", "OK", "EOSE", "CLOSED", "NOTICE", "NEG-OPEN", "NEG-MSG"]
+)
 parts = st.one_of(strategies.json_values, st.just("s"), strategies.damaged_events(), st.just(EVENT_OBJECT))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.messages import ClosedMessage, NoticeMessage, OkMessage, parse_relay_message
 from relaymesh.units import Instant, Moment
-from relaymesh_relay.connection import Connection, Count, Submit, Subscribe, Unsubscribe
+from relaymesh_relay.connection import Compare, Connection, Count, Submit, Subscribe, Unsubscribe
 from relaymesh_relay.settings import Limits, Rates, Settings
 from tests.nostr import strategies
 from tests.relay.client import sign
@@ -36,7 +36,7 @@ def damaged(message: bytes, position: int, byte: int) -> bytes:
 
 
 requests = st.tuples(
-    st.sampled_from(["REQ", "COUNT", "EVENT", "CLOSE", "AUTH", "NOTICE", ""]),
+    st.sampled_from(["REQ", "COUNT", "EVENT", "CLOSE", "AUTH", "NOTICE", "NEG-OPEN", "NEG-MSG", ""]),
     strategies.json_values,
     st.dictionaries(
         st.sampled_from(["ids", "authors", "kinds", "#e", "#t", "since", "until", "limit", "search"]),
@@ -66,8 +66,10 @@ def test_whatever_comes_in_only_messages_of_the_protocol_go_out(texts: list[byte
     connection = connect()
     for each in texts:
         for effect in connection.receive(each, NOW):
-            assert isinstance(effect, Submit | Subscribe | Count | Unsubscribe)
+            assert isinstance(effect, Submit | Subscribe | Count | Unsubscribe | Compare)
     for message in connection.outgoing:
+        if orjson.loads(message)[0] == "NEG-ERR":
+            continue
         assert isinstance(parse_relay_message(message), OkMessage | ClosedMessage | NoticeMessage)
 
 

@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parents[2] / "relay" / "relay.example.toml"
 def test_the_example_holds_every_setting_at_its_default() -> None:
     assert read_settings(EXAMPLE) == Settings()
     text = EXAMPLE.read_text()
-    for section in ("identity", "network", "storage", "limits", "rates", "access"):
+    for section in ("identity", "network", "storage", "limits", "rates", "access", "negentropy"):
         assert f"[{section}]" in text
         for name in getattr(Settings(), section).__dataclass_fields__:
             assert f"\n{name} = " in text, name
