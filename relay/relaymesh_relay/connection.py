@@ -33,10 +33,12 @@ from relaymesh.nostr.messages import (
     RequestMessage,
     parse_client_message,
 )
+from relaymesh.nostr.relay_urls import is_same_relay
 from relaymesh.units import Moment
 from relaymesh_relay.counts import Counts
 from relaymesh_relay.rates import Bucket
 from relaymesh_relay.settings import Settings
+from relaymesh_relay.store import VANISH_KIND
 
 _TOO_MANY_REQUESTS: Final = "rate-limited: too many requests on this connection; slow down"
 
@@ -206,11 +208,23 @@ class Connection:
     def _receive_event(self, event: Event, now: Moment) -> Sequence[Effect]:
         if not self.is_exempt and not self._event_rate.take(now.instant):
             self.answer(event.id, False, "rate-limited: too many events on this connection; slow down")
+        elif event.kind == VANISH_KIND and not self._is_addressed(event):
+            self.answer(event.id, False, "invalid: a request to vanish must name this relay's URL or ALL_RELAYS")
+        elif event.kind == VANISH_KIND:  # which everybody may ask (NIP-62)
+            return (Submit(event),)
         elif self._settings.access.authenticate_to_write and not self.authors:
             self.answer(event.id, False, "auth-required: events are taken from authenticated clients only")
         else:
             return (Submit(event),)
         return ()
+
+    def _is_addressed(self, request: Event) -> bool:
+        """Whether a request to vanish is for this relay (NIP-62)."""
+        named = request.tag_values("relay")
+        try:
+            return "ALL_RELAYS" in named or any(is_same_relay(each, self._urls) for each in named)
+        except UsageError:  # our own address is none that anybody could name
+            return False
 
     def _may_request(self, subscription_id: str, filters: tuple[Filter, ...], now: Moment, *, opens: bool) -> bool:
         refusal = self._refusal_of_request(subscription_id, filters, now, opens=opens)

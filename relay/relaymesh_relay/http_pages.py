@@ -15,6 +15,7 @@ from relaymesh_relay.human_page import CONTENT_POLICY, human_page
 from relaymesh_relay.management import RPC_TYPE
 from relaymesh_relay.metrics import METRICS_TYPE, Live, render
 from relaymesh_relay.settings import Settings
+from relaymesh_relay.store import VANISH_KIND
 
 SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 70)
 MANAGEMENT_NIPS: Final = (86, 98)
@@ -155,8 +156,10 @@ def information(settings: Settings) -> dict[str, Any]:
 
 def supported_nips(settings: Settings) -> list[int]:
     """What the relay does as it is set up."""
-    chosen = (77,) if settings.negentropy.enabled else ()
-    return sorted((*SUPPORTED_NIPS, *chosen, *(MANAGEMENT_NIPS if settings.access.administrators else ())))
+    access = settings.access
+    switched = {62: VANISH_KIND not in access.denied_kinds, 77: settings.negentropy.enabled}
+    switched |= dict.fromkeys(MANAGEMENT_NIPS, bool(access.administrators))
+    return sorted([*SUPPORTED_NIPS, *(nip for nip, is_on in switched.items() if is_on)])
 
 
 def _version() -> str:

@@ -19,12 +19,13 @@ from relaymesh_relay.comparisons import Round
 from relaymesh_relay.connection import Connection
 from relaymesh_relay.moderation import Change
 from relaymesh_relay.relay import Read, Relay, Submission
-from relaymesh_relay.store import Reader, Standing, StorageError, Store, Writer
+from relaymesh_relay.store import VANISH_KIND, Reader, Standing, StorageError, Store, Writer
 from relaymesh_relay.worker import Worker
 
 CHECKED_AT_ONCE: Final = 64
 WRITTEN_AT_ONCE: Final = 512
 EXPIRED_AT_ONCE: Final = 500
+VANISHED_AT_ONCE: Final = 500
 READ_BYTES_AT_ONCE: Final = 256 * 1024
 READ_SECONDS_AT_ONCE: Final = 0.010
 
@@ -38,6 +39,11 @@ class Sweep:
     """Remove what has expired by `now` (NIP-40)."""
 
     now: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Vanish:
+    """Go on removing what requests to vanish ask for (NIP-62)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +85,7 @@ class Pipeline:
         self._own_reader, self._check_reader, self._read_reader = (store.open_reader() for _ in range(3))
         ended = partial(post, broken)
         self._checks: Worker[Submission] = Worker("relay-check", self._check, CHECKED_AT_ONCE, ended)
-        self._writes: Worker[Submission | Sweep | Errand[Writer]] = Worker(
+        self._writes: Worker[Submission | Sweep | Vanish | Errand[Writer]] = Worker(
             "relay-write", self._write, WRITTEN_AT_ONCE, ended
         )
         self._reads: Worker[Ongoing | Errand[Reader]] = Worker("relay-read", self._read, 1, ended)
@@ -120,8 +126,8 @@ class Pipeline:
         return self._relay.take_touched()
 
     def sweep(self, now: Timestamp) -> None:
-        """Have expired events removed."""
-        self._writes.put([Sweep(now)])
+        """Have expired events removed, and what is left of those who vanished."""
+        self._writes.put([Sweep(now), Vanish()])
 
     def do(self, errand: Errand[Writer]) -> None:
         """Have the writer do something else when its turn comes; it sees all that was put before."""
@@ -185,13 +191,15 @@ class Pipeline:
         self._checking -= len(batch)
         self._relay.checked(batch, standings)
 
-    def _write(self, batch: list[Submission | Sweep | Errand[Writer]]) -> None:
+    def _write(self, batch: list[Submission | Sweep | Vanish | Errand[Writer]]) -> None:
         submissions = [job for job in batch if isinstance(job, Submission)]
         if submissions:
             self._write_events(submissions)
         for job in batch:
             if isinstance(job, Sweep):
                 self._remove_expired(job.now)
+            elif isinstance(job, Vanish):
+                self._remove_vanished()
             elif isinstance(job, Errand):
                 self._run_errand(job, self._writer, self._writes)
 
@@ -205,6 +213,8 @@ class Pipeline:
         counts = self._relay.counts
         counts.commit_seconds.add(time.monotonic() - begun)
         counts.batch_events.add(len(submissions))
+        if any(submission.event.kind == VANISH_KIND for submission in submissions):
+            self._remove_vanished()
         self._post(self._relay.written, submissions, standings)
 
     def _run_errand(self, errand: Errand[DoorT], door: DoorT, worker: Worker[Any]) -> None:
@@ -217,6 +227,14 @@ class Pipeline:
                 worker.put([errand])
             else:
                 self._post(errand.done, None)
+
+    def _remove_vanished(self) -> None:
+        """Before the request is answered, so that whoever wrote little is gone by then."""
+        try:
+            if self._writer.remove_vanished(VANISHED_AT_ONCE):
+                self._writes.put([Vanish()])
+        except StorageError:  # the next sweep tries again
+            return
 
     def _remove_expired(self, now: Timestamp) -> None:
         try:

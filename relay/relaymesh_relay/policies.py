@@ -10,6 +10,7 @@ from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.nostr.tags import read_expiration
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits, Settings
+from relaymesh_relay.store import VANISH_KIND
 
 GIFT_WRAP_KIND: Final = 1_059
 PRIVATE_KINDS: Final = frozenset({4, GIFT_WRAP_KIND})
@@ -110,12 +111,12 @@ def refuse_expired(offered: Offered) -> str | None:
 
 
 def limit_kinds(access: Access) -> Policy:
-    """Take only kinds that are allowed and not denied."""
+    """Take only kinds that are allowed and not denied; a request to vanish need not be allowed (NIP-62)."""
     allowed, denied = frozenset(access.allowed_kinds), frozenset(access.denied_kinds)
 
     def policy(offered: Offered) -> str | None:
         kind = offered.event.kind
-        if kind in denied or (allowed and kind not in allowed):
+        if kind in denied or (allowed and kind not in allowed and kind != VANISH_KIND):
             return f"blocked: events of kind {kind} are not taken here"
         return None
 
@@ -123,11 +124,13 @@ def limit_kinds(access: Access) -> Policy:
 
 
 def limit_authors(access: Access) -> Policy:
-    """Take only authors who are allowed and not denied."""
+    """Take only authors who are allowed and not denied; anybody may ask to vanish (NIP-62)."""
     allowed, denied = frozenset(access.allowed_authors), frozenset(access.denied_authors)
 
     def policy(offered: Offered) -> str | None:
         author = offered.event.public_key
+        if offered.event.kind == VANISH_KIND:  # which everybody may ask (NIP-62)
+            return None
         if author in denied:
             return "blocked: this author's events are not taken here"
         if allowed and author not in allowed:
@@ -167,10 +170,10 @@ def limit_members(access: Access) -> Policy:
 
 
 def require_proof_of_work(bits: int) -> Policy:
-    """Ask for work on every event's id (NIP-13)."""
+    """Ask for work on every event's id (NIP-13) but a request to vanish."""
 
     def policy(offered: Offered) -> str | None:
-        if not has_proof_of_work(offered.event, bits):
+        if offered.event.kind != VANISH_KIND and not has_proof_of_work(offered.event, bits):
             return f"pow: an event's id must carry {bits} bits of committed work"
         return None
 

@@ -24,7 +24,7 @@ from relaymesh_relay.counts import Counts
 from relaymesh_relay.policies import Offered, may_read, refusal, refuse_events, stock_policies
 from relaymesh_relay.rates import Buckets
 from relaymesh_relay.settings import Settings
-from relaymesh_relay.store import DELETION_KIND, Record, Standing, document_id, to_document
+from relaymesh_relay.store import DELETION_KIND, VANISH_KIND, Record, Standing, document_id, to_document
 from relaymesh_relay.subscriptions import Subscription, SubscriptionIndex
 
 IDS_REMEMBERED: Final = 65_536
@@ -39,6 +39,7 @@ _ANSWERS: Final = {
     Standing.SUPERSEDED: (False, "duplicate: a newer version of this event is stored"),
     Standing.DELETED: (False, "blocked: its author asked for this event's deletion"),
     Standing.BANNED: (False, "blocked: this event or its author is banned here"),
+    Standing.VANISHED: (False, "blocked: its author or recipient asked to vanish from here"),
     Standing.FORGED: (False, "invalid: the signature was not made by the event's author"),
 }
 
@@ -302,6 +303,8 @@ class Relay:
 
     def _remember(self, event: Event) -> None:
         """Keep the id of an event that stays stored, so that a duplicate of it costs no look into the store."""
+        if event.kind == VANISH_KIND:  # whose the ids are is not known here
+            self._known.clear()
         if event.kind == DELETION_KIND:
             for event_id in event.tag_values("e"):
                 self._known.pop(EventId(event_id), None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, product
 from typing import Final
 
-from relaymesh.nostr.event import Event
+from relaymesh.nostr.event import Event, is_hex_32
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import is_addressable
 from relaymesh.units import Timestamp
@@ -27,7 +27,19 @@ from relaymesh_relay.postings import (
     id_order,
     tag_key,
 )
-from relaymesh_relay.store import DELETION_KIND, Found, Standing, Step, StorageError, document_id
+from relaymesh_relay.store import (
+    DELETION_KIND,
+    GIFT_WRAP_KIND,
+    VANISH_KIND,
+    Found,
+    Standing,
+    Step,
+    StorageError,
+    document_id,
+)
+
+UNDELETABLE_KINDS: Final = frozenset({DELETION_KIND, VANISH_KIND})
+"""Deletion requests against these have no effect (NIP-09, NIP-62)."""
 
 _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
@@ -43,8 +55,10 @@ Place = tuple[int, int, int]
 
 _STANDING = """
 SELECT EXISTS (SELECT 1 FROM event WHERE id_order = ? AND substr(document, 8, 64) = CAST(? AS BLOB)),
-       EXISTS (SELECT 1 FROM deleted_event WHERE id = ? AND author = ?)
+       EXISTS (SELECT 1 FROM deleted_event WHERE id = ? AND author = ?),
+       (SELECT until FROM vanished WHERE author = ?)
 """
+_VANISHED_UNTIL = "SELECT max(until) FROM vanished WHERE author IN ({})"
 _LATEST = """
 SELECT (SELECT until FROM deleted_address WHERE address = ?), created_at, id
 FROM (SELECT 1) LEFT JOIN latest ON address = ?
@@ -82,10 +96,15 @@ Row = tuple[Place, int, bytes]
 
 def standing_of(database: sqlite3.Connection, event: Event, address: bytes | None) -> Standing:
     """How an event stands to what is kept; `address` is its `address_of`."""
-    known, deleted = database.execute(_STANDING, (id_order(event.id), event.id, event.id, event.public_key)).fetchone()
+    question = (id_order(event.id), event.id, event.id, event.public_key, event.public_key)
+    known, deleted, vanished_until = database.execute(_STANDING, question).fetchone()
+    if vanished_until is not None and is_vanished(event.kind, event.created_at, vanished_until):
+        return Standing.VANISHED
+    if event.kind == GIFT_WRAP_KIND and _is_for_vanished(database, event):
+        return Standing.VANISHED
     if known:
         return Standing.KNOWN
-    if deleted and event.kind != DELETION_KIND:  # deleting a deletion request has no effect (NIP-09)
+    if deleted and event.kind not in UNDELETABLE_KINDS:
         return Standing.DELETED
     if address is None:
         return Standing.FRESH
@@ -95,6 +114,21 @@ def standing_of(database: sqlite3.Connection, event: Event, address: bytes | Non
     if created_at is not None and (-created_at, event_id) < (-event.created_at, event.id):
         return Standing.SUPERSEDED
     return Standing.FRESH
+
+
+def is_vanished(kind: int, created_at: int, until: int) -> bool:
+    """Whether an event goes, or stays out, when its author asked to vanish at `until`: all but that request itself."""
+    return created_at < until or (created_at == until and kind != VANISH_KIND)
+
+
+def _is_for_vanished(database: sqlite3.Connection, wrap: Event) -> bool:
+    recipients = list(dict.fromkeys(filter(is_hex_32, wrap.tag_values("p"))))
+    pieces = (recipients[start : start + _DOCUMENTS_AT_ONCE] for start in range(0, len(recipients), _DOCUMENTS_AT_ONCE))
+    for piece in pieces:
+        (until,) = database.execute(_VANISHED_UNTIL.format(",".join("?" * len(piece))), piece).fetchone()
+        if until is not None and wrap.created_at <= until:
+            return True
+    return False
 
 
 def find_id(database: sqlite3.Connection, event_id: str) -> tuple[int, int, bytes] | None:

@@ -12,52 +12,43 @@ from relaymesh.nostr.event import Event, is_hex_32, parse_event
 from relaymesh.nostr.tags import Address, parse_address, read_expiration
 from relaymesh.units import Timestamp
 from relaymesh_relay.moderation import Change, Listing, Moderation
-from relaymesh_relay.postings import PostingRow, address_digest, address_of, id_order, postings
+from relaymesh_relay.postings import (
+    PostingRow,
+    address_digest,
+    address_of,
+    author_key,
+    id_order,
+    postings,
+    tag_key,
+)
 from relaymesh_relay.settings import Storage
-from relaymesh_relay.sqlite_moderation import MODERATION_SCHEMA, banned_by, keep_decision, read_decisions
-from relaymesh_relay.sqlite_search import SqliteReader, find_id, standing_of
-from relaymesh_relay.store import DELETION_KIND, Record, Standing, StorageError, document_author
+from relaymesh_relay.sqlite_moderation import banned_by, keep_decision, read_decisions
+from relaymesh_relay.sqlite_schema import PAGE_BYTES, prepare
+from relaymesh_relay.sqlite_search import UNDELETABLE_KINDS, SqliteReader, find_id, standing_of
+from relaymesh_relay.store import (
+    DELETION_KIND,
+    GIFT_WRAP_KIND,
+    VANISH_KIND,
+    Record,
+    Standing,
+    StorageError,
+    document_author,
+)
 
-SCHEMA_VERSION: Final = 1
-_PAGE_BYTES: Final = 8_192
 _BUSY_SECONDS: Final = 5.0
 _STATEMENTS_CACHED: Final = 512
 
-# `age` is the negated created_at, so that a posting list in ascending order is newest first, then lowest id.
-_SCHEMA: Final = """
-CREATE TABLE event (
-    sequence INTEGER PRIMARY KEY,
-    id_order INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    expires_at INTEGER,
-    document BLOB NOT NULL
-);
-CREATE INDEX event_by_id ON event (id_order);
-CREATE INDEX event_by_expiry ON event (expires_at) WHERE expires_at IS NOT NULL;
-CREATE TABLE posting (
-    key INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
-    age INTEGER NOT NULL,
-    id_order INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    PRIMARY KEY (key, kind, age, id_order, sequence)
-) WITHOUT ROWID;
-CREATE TABLE latest (
-    address BLOB PRIMARY KEY,
-    created_at INTEGER NOT NULL,
-    id TEXT NOT NULL,
-    sequence INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE deleted_event (id TEXT NOT NULL, author TEXT NOT NULL, PRIMARY KEY (id, author)) WITHOUT ROWID;
-CREATE TABLE deleted_address (address BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+_OF_AUTHOR: Final = """
+SELECT sequence, document FROM posting CROSS JOIN event USING (sequence)
+WHERE posting.key = :key AND posting.age >= -:until AND substr(document, 84, 64) = CAST(:author AS BLOB)
+      AND (event.kind != :kind OR posting.age > -:until)
+LIMIT :limit
 """
-
-
-# Beside the events, and missing in files of earlier days.
-_ADDED: Final = f"""
-{MODERATION_SCHEMA}
-CREATE TABLE IF NOT EXISTS probe (one INTEGER PRIMARY KEY CHECK (one = 1), filler BLOB NOT NULL);
+_WRAPPED_FOR: Final = """
+SELECT sequence, document FROM posting CROSS JOIN event USING (sequence)
+WHERE posting.key = :key AND posting.kind = :kind AND posting.age >= -:until
+      AND instr(document, CAST('["p","' || :author || '"' AS BLOB))
+LIMIT :limit
 """
 _PROBE_BYTES: Final = 65_536
 REMOVED_AT_ONCE: Final = 500
@@ -74,7 +65,7 @@ class SqliteStore:
         self._settings = settings
         database = self._connect()
         try:
-            _prepare(database, Path(settings.file))
+            prepare(database, Path(settings.file))
         finally:
             database.close()
 
@@ -95,7 +86,7 @@ class SqliteStore:
                 check_same_thread=False,
                 cached_statements=_STATEMENTS_CACHED,
             )
-            database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA synchronous = {self._settings.synchronous}")
             database.execute("PRAGMA secure_delete = ON")  # what an author asked to delete is overwritten
@@ -103,22 +94,6 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StorageError(f"the relay's database {self._settings.file} cannot be opened: {error}") from error
         return database
-
-
-def _prepare(database: sqlite3.Connection, file: Path) -> None:
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if version == 0 and tables == 0:
-            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise StorageError(
-                f"{file} holds version {version} of something, not version {SCHEMA_VERSION} of a relay's events; "
-                "name another database file"
-            )
-        database.executescript(_ADDED)
-    except sqlite3.Error as error:
-        raise StorageError(f"the relay's database {file} cannot be used: {error}") from error
 
 
 class SqliteWriter:
@@ -208,6 +183,21 @@ class SqliteWriter:
             raise StorageError(str(error), retryable=True) from error
         return False
 
+    def remove_vanished(self, at_most: int) -> bool:
+        """Remove what requests to vanish ask for (NIP-62), at most so many events; returns whether more is left.
+
+        Raises:
+            StorageError: Nothing was removed.
+        """
+        try:
+            self._begin()
+            is_left = self._remove_some_vanished(at_most)
+            self._commit()
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StorageError(f"a request to vanish could not be followed: {error}", retryable=True) from error
+        return is_left
+
     def close(self) -> None:
         """Write everything into the main file and let go of it."""
         try:
@@ -258,7 +248,35 @@ class SqliteWriter:
             )
         if event.kind == DELETION_KIND:
             self._delete_for(event)
+        elif event.kind == VANISH_KIND:
+            self._vanish(event)
         return standing
+
+    def _vanish(self, request: Event) -> None:
+        """Keep an author's events out from now on, and remember to remove those that are here (NIP-62)."""
+        self._database.execute(
+            "INSERT INTO vanished VALUES (?, ?) ON CONFLICT (author) DO UPDATE SET until = max(until, excluded.until)",
+            (request.public_key, request.created_at),
+        )
+        self._database.execute("INSERT OR IGNORE INTO vanishing VALUES (?)", (request.public_key,))
+
+    def _remove_some_vanished(self, at_most: int) -> bool:
+        row = self._database.execute(
+            "SELECT author, until FROM vanishing JOIN vanished USING (author) LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return False
+        author, until = row
+        wanted = {"author": author, "until": until, "key": author_key(author), "kind": VANISH_KIND, "limit": at_most}
+        found = self._database.execute(_OF_AUTHOR, wanted).fetchall()
+        wanted |= {"key": tag_key("p", author), "kind": GIFT_WRAP_KIND, "limit": at_most - len(found)}
+        found += self._database.execute(_WRAPPED_FOR, wanted).fetchall()
+        for sequence, document in dict(found).items():
+            self._remove(sequence, document)
+        if len(found) < at_most:
+            self._database.execute("DELETE FROM vanishing WHERE author = ?", (author,))
+        (is_left,) = self._database.execute("SELECT EXISTS (SELECT 1 FROM vanishing)").fetchone()
+        return bool(is_left)
 
     def _delete_for(self, deletion: Event) -> None:
         """Carry out a deletion request, and remember it for what arrives later (NIP-09)."""
@@ -271,9 +289,9 @@ class SqliteWriter:
                 self._delete_address(address_digest(address), deletion.created_at)
 
     def _remove_own(self, event_id: str, author: str) -> None:
-        """Remove this event if this author wrote it; a deletion request itself stays."""
+        """Remove this event if this author wrote it; a request to delete or to vanish itself stays."""
         row = find_id(self._database, event_id)
-        if row is not None and row[1] != DELETION_KIND and document_author(row[2]) == author.encode():
+        if row is not None and row[1] not in UNDELETABLE_KINDS and document_author(row[2]) == author.encode():
             self._remove(row[0], row[2])
 
     def _delete_address(self, address: bytes, until: Timestamp) -> None:

@@ -16,6 +16,12 @@ from relaymesh_relay.moderation import Change
 DELETION_KIND: Final = 5
 """Deletion requests (NIP-09)."""
 
+VANISH_KIND: Final = 62
+"""Requests to vanish (NIP-62)."""
+
+GIFT_WRAP_KIND: Final = 1_059
+"""Gift wraps (NIP-59), which vanish with whom they are for."""
+
 _CREATED_AT: Final = 162
 """Where the created_at begins in every document."""
 
@@ -37,6 +43,8 @@ class Standing(Enum):
     """Its author asked for its deletion (NIP-09)."""
     BANNED = auto()
     """An administrator banned it, or its author (NIP-86)."""
+    VANISHED = auto()
+    """Its author, or whom this gift wrap is for, asked to vanish when it was there already (NIP-62)."""
     FORGED = auto()
     """Its signature is not its author's (BIP-340)."""
 
@@ -98,6 +106,10 @@ class Writer(Protocol):
 
     def remove_expired(self, now: Timestamp, at_most: int) -> int:
         """Remove events that expired before `now` (NIP-40), at most so many; returns how many."""
+        ...
+
+    def remove_vanished(self, at_most: int) -> bool:
+        """Remove what requests to vanish ask for (NIP-62), at most so many events; returns whether more is left."""
         ...
 
     def close(self) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from relaymesh.errors import RemoteProtocolError, UsageError
+from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
-from relaymesh.nostr.relay_urls import normalise_relay_url
+from relaymesh.nostr.relay_urls import is_same_relay
 from relaymesh.units import Timestamp
 
 AUTHENTICATION_WINDOW_SECONDS: Final = 600
@@ -48,14 +48,6 @@ def check_authentication(
     if event.tag_values("challenge") != (challenge,):
         raise RemoteProtocolError("an authentication must carry this connection's challenge, once")
     named = event.tag_values("relay")
-    own_urls = tuple(map(normalise_relay_url, relay_urls))
-    if len(named) != 1 or not _is_one_of(named[0], own_urls):
+    if len(named) != 1 or not is_same_relay(named[0], relay_urls):
         raise RemoteProtocolError("an authentication must name this relay's URL, once")
     return event.public_key
-
-
-def _is_one_of(named: str, own_urls: tuple[str, ...]) -> bool:
-    try:
-        return normalise_relay_url(named) in own_urls
-    except UsageError:
-        return False

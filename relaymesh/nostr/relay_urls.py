@@ -1,6 +1,7 @@
 """Relay URLs: one spelling for each relay, so that two can be compared."""
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from relaymesh.errors import UsageError
@@ -35,3 +36,16 @@ def normalise_relay_url(text: str) -> str:
         raise UsageError(f"{expected}, with a port from 1 to 65535, not {port}")
     place = host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
     return f"{scheme}://{place}{(parts['path'] or '').rstrip('/')}{parts['query'] or ''}"
+
+
+def is_same_relay(named: str, relay_urls: Iterable[str]) -> bool:
+    """Whether what somebody else wrote is, normalised, one of these relay URLs; what is no URL is none of them.
+
+    Raises:
+        UsageError: One of `relay_urls` is no relay URL.
+    """
+    own_urls = tuple(map(normalise_relay_url, relay_urls))
+    try:
+        return normalise_relay_url(named) in own_urls
+    except UsageError:
+        return False

@@ -4,7 +4,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import Event, EventId
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.tags import Address, parse_address, read_expiration
-from relaymesh_relay.store import DELETION_KIND, Standing
+from relaymesh_relay.store import DELETION_KIND, GIFT_WRAP_KIND, VANISH_KIND, Standing
 
 
 class ListStore:
@@ -14,6 +14,7 @@ class ListStore:
         self.events: list[Event] = []
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_addresses: dict[Address, int] = {}
+        self._vanished: dict[str, int] = {}
 
     def write(self, event: Event) -> Standing:
         standing = self.standing(event)
@@ -23,13 +24,17 @@ class ListStore:
             self.events.append(event)
             if event.kind == DELETION_KIND:
                 self._delete_for(event)
+            elif event.kind == VANISH_KIND:
+                self._vanished[event.public_key] = max(event.created_at, self._vanished.get(event.public_key, -1))
         return standing
 
     def standing(self, event: Event) -> Standing:
         address = Address.from_event(event)
+        if self._has_vanished(event):
+            return Standing.VANISHED
         if any(kept.id == event.id for kept in self.events):
             return Standing.KNOWN
-        if event.kind != DELETION_KIND and (event.id, event.public_key) in self._deleted:
+        if event.kind not in (DELETION_KIND, VANISH_KIND) and (event.id, event.public_key) in self._deleted:
             return Standing.DELETED
         if address is None:
             return Standing.FRESH
@@ -37,6 +42,16 @@ class ListStore:
             return Standing.DELETED
         rivals = [kept for kept in self.events if Address.from_event(kept) == address]
         return Standing.SUPERSEDED if rivals and order(rivals[0]) < order(event) else Standing.FRESH
+
+    def remove_vanished(self) -> None:
+        self.events = [kept for kept in self.events if not self._has_vanished(kept)]
+
+    def _has_vanished(self, event: Event) -> bool:
+        until = self._vanished.get(event.public_key, -1)
+        if event.kind == VANISH_KIND and event.created_at == until:
+            return False
+        recipients = event.tag_values("p") if event.kind == GIFT_WRAP_KIND else ()
+        return event.created_at <= max([until, *(self._vanished.get(each, -1) for each in recipients)])
 
     def remove_expired(self, now: int) -> None:
         self.events = [kept for kept in self.events if not has_expired(kept, now)]
@@ -56,7 +71,9 @@ class ListStore:
             if address.author == author:
                 before = self._deleted_addresses.get(address, -1)
                 self._deleted_addresses[address] = max(before, deletion.created_at)
-        self.events = [kept for kept in self.events if kept.kind == DELETION_KIND or not self._is_deleted(kept)]
+        self.events = [
+            kept for kept in self.events if kept.kind in (DELETION_KIND, VANISH_KIND) or not self._is_deleted(kept)
+        ]
 
     def _is_deleted(self, event: Event) -> bool:
         address = Address.from_event(event)

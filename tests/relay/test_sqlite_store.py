@@ -24,7 +24,7 @@ from tests.relay.reference import ListStore
 AUTHORS = [PublicKey(letter * 64) for letter in "ab"]
 # In pairs that share the 64 bits by which they are indexed; times differ within a pair and meet across pairs.
 IDS = [EventId(f"{number:016x}" + letter * 48) for number in range(5) for letter in "12"]
-KINDS = [1, 5, 0, 30_001, 30_002]
+KINDS = [1, 5, 0, 30_001, 30_002, 62, 1_059]
 VALUES = ["x", "", 'quote" and \\', "é"]
 NO_IDS = ["-" + "f" * 63, "٣" * 64, "F" * 64]  # as long as an id, and nearly numbers
 ADDRESSES = [f"{kind}:{author}:{value}" for kind in (30_001, 30_002) for author in AUTHORS for value in ("x", "")]
@@ -35,6 +35,7 @@ tags = st.one_of(
     st.tuples(st.just("d"), st.sampled_from(["x", ""])),
     st.tuples(st.just("e"), st.sampled_from([*IDS, *NO_IDS])),
     st.tuples(st.just("a"), st.sampled_from(ADDRESSES)),
+    st.tuples(st.just("p"), st.sampled_from([*AUTHORS, "nobody"])),
     st.tuples(st.just("expiration"), st.sampled_from(["8", "12", "soon"])),
     st.tuples(st.sampled_from(["t", "d"])),
 )
@@ -109,11 +110,23 @@ def search(reader: SqliteReader, wanted: Filter, limit: int = 100, now: int = 0)
 
 
 @given(
-    pools, orders, st.integers(1, 6), st.lists(filters(), max_size=6), st.integers(0, 4), st.sampled_from([0, 8, 12])
+    pools,
+    orders,
+    st.integers(1, 6),
+    st.lists(filters(), max_size=6),
+    st.integers(0, 4),
+    st.sampled_from([0, 8, 12]),
+    st.integers(1, 3),
 )
-@settings(max_examples=120)
+@settings(max_examples=200)
 def test_it_answers_like_a_list(
-    pool: tuple[Event, ...], order: list[int], batch_size: int, asked: list[Filter], limit: int, now: int
+    pool: tuple[Event, ...],
+    order: list[int],
+    batch_size: int,
+    asked: list[Filter],
+    limit: int,
+    now: int,
+    vanish_at_once: int,
 ) -> None:
     reference = ListStore()
     with TemporaryDirectory(dir=MEMORY) as directory, opened(Path(directory)) as (writer, reader):
@@ -121,6 +134,9 @@ def test_it_answers_like_a_list(
             batch = [pool[position] for position in order[start : start + batch_size]]
             assert [reader.standing(event) for event in batch] == [reference.standing(event) for event in batch]
             assert writer.write(list(map(record, batch))) == [reference.write(event) for event in batch]
+            while writer.remove_vanished(vanish_at_once):
+                pass
+            reference.remove_vanished()
         for wanted in (*asked, *ALWAYS_ASKED):
             assert search(reader, wanted, limit, now) == reference.search(wanted, limit, now)
             assert search(reader, wanted, 100, now) == reference.search(wanted, 100, now)
