@@ -26,6 +26,7 @@ CHECKED_AT_ONCE: Final = 64
 WRITTEN_AT_ONCE: Final = 512
 EXPIRED_AT_ONCE: Final = 500
 VANISHED_AT_ONCE: Final = 500
+LOOKED_ON_AT_MOST: Final = 2
 READ_BYTES_AT_ONCE: Final = 256 * 1024
 READ_SECONDS_AT_ONCE: Final = 0.010
 
@@ -320,16 +321,36 @@ def check(reader: Reader, event: Event) -> Standing:
 
 
 def _documents(reader: Reader, read: Read) -> Iterator[bytes | None]:
-    """What answers any of the filters, filter by filter, each event once; None where there may be a pause."""
+    """What answers any of the filters, filter by filter, each event once; None where there may be a pause.
+
+    Each filter is asked for one event more than it may bring, so that the read can say whether that was all (NIP-67);
+    where the next one does not turn up soon, nobody waits for it and nothing is said.
+    """
     sent: set[int] = set()
+    left_out: set[int] = set()
+    is_known = True
     for wanted, limit in read.searches:
-        for step in reader.search(wanted, limit, read.now, read.readable):
+        is_known &= limit > 0
+        left, pauses = limit, 0
+        for step in reader.search(wanted, limit + 1 if limit else 0, read.now, read.readable):
             if step is None:
                 yield None
-            elif step.sequence not in sent:
-                if len(read.searches) > 1:
-                    sent.add(step.sequence)
-                yield step.document
+                pauses += not left
+                if pauses > LOOKED_ON_AT_MOST:
+                    is_known = False
+                    break
+            elif not left:
+                left_out.add(step.sequence)
+            else:
+                left -= 1
+                if step.sequence not in sent:
+                    if len(read.searches) > 1:
+                        sent.add(step.sequence)
+                    yield step.document
+    if left_out - sent:
+        read.hint = "more"
+    elif is_known and not left_out:
+        read.hint = "finish"
 
 
 def _take_some(ongoing: Ongoing) -> tuple[list[bytes], bool]:

@@ -75,6 +75,7 @@ class Read:
         now: When it was asked; what had expired by then is not found.
         readable: Whether the client may read a document; None lets it read all.
         subscription: Where live events are held meanwhile; None for a count.
+        hint: `finish` once all was found that matches, `more` when something was left out (NIP-67); empty: not known.
     """
 
     connection: Connection
@@ -83,6 +84,7 @@ class Read:
     now: Timestamp
     readable: Callable[[bytes], bool] | None
     subscription: Subscription | None = None
+    hint: str = ""
 
     @property
     def is_wanted(self) -> bool:
@@ -229,7 +231,8 @@ class Relay:
             for document in documents:
                 held.pop(document_id(document), None)
         if is_finished:
-            connection.send(EndOfStoredEvents(subscription.id).to_text())
+            hints = (read.hint,) if read.hint else ()
+            connection.send(EndOfStoredEvents(subscription.id, hints).to_text())
             connection.outgoing.extend(map(subscription.event_message, (held or {}).values()))
             subscription.held = None
         self._touched[connection] = None

@@ -169,7 +169,7 @@ class Client:
             match await self.receive():
                 case ["EVENT", name, dict(event)] if name == subscription_id:
                     events.append(event)
-                case ["EOSE", name] if name == subscription_id:
+                case ["EOSE", name, *_] if name == subscription_id:
                     return events
                 case ["CLOSED", name, reason] if name == subscription_id:
                     raise AssertionError(reason)

@@ -2,13 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relaymesh.nostr.authentication import build_authentication
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.units import Timestamp
-from relaymesh_relay.settings import Access
+from relaymesh_relay.settings import Access, Limits
 from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, running_relay, settings_in, sign
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,55 @@ async def test_count_says_how_many_events_match(client: Client) -> None:
     assert await client.receive() == ["COUNT", "c", {"count": 5}]
     await client.send("COUNT", "c", {"kinds": [1]}, {"authors": [ALICE.public_key]})
     assert await client.receive() == ["COUNT", "c", {"count": 5}]
+
+
+async def hints(client: Client, *filters: dict[str, Any]) -> list[Any]:
+    """What stands behind the name in the EOSE."""
+    await client.send("REQ", "q", *filters)
+    while (message := await client.receive())[0] != "EOSE":
+        assert message[0] in ("EVENT", "OK")
+    return message[2:]
+
+
+async def test_the_end_of_stored_events_says_whether_there_are_more(memory_path: Path) -> None:
+    settings = settings_in(memory_path, limits=Limits(limit=4, default_limit=3))
+    async with running_relay(settings) as url, Client(url) as client:
+        assert await hints(client, {}) == [["finish"]]
+        for number in range(3):
+            await client.submit(sign(content=str(number), tags=[["t", str(number)]]))
+        assert await hints(client, {}) == [["finish"]]
+        assert await hints(client, {"limit": 2}) == [["more"]]
+        assert await hints(client, {"limit": 3}) == [["finish"]]
+        assert await hints(client, {"limit": 0}) == []
+        await client.submit(sign(kind=7))
+        assert await hints(client, {}) == [["more"]]
+        assert await hints(client, {"limit": 100}) == [["finish"]]
+        assert await hints(client, {"kinds": [1]}, {"kinds": [7]}) == [["finish"]]
+        assert await hints(client, {"kinds": [7]}, {"kinds": [1], "limit": 2}) == [["more"]]
+        assert await hints(client, {"kinds": [1]}, {"limit": 0}) == []
+        assert await hints(client, {"#t": ["0", "1"], "limit": 1}, {"#t": ["0", "1"]}) == []
+        await client.submit(sign(kind=8))
+        assert await hints(client, {"limit": 100}) == [["more"]]
+
+
+async def test_nobody_waits_for_a_further_event_that_is_hard_to_find(client: Client) -> None:
+    events = [sign(BOB, tags=[["t", "x"]], created_at=NOW + number) for number in range(2, 600)]
+    await client.publish(sign(tags=[["t", "x"]]), *events, sign(tags=[["t", "x"]], created_at=NOW + 600))
+    await client.publish(*(sign(content=str(number), created_at=NOW + number) for number in range(1, 600)))
+    await client.submit(sign(content="last"))
+    wanted = {"#t": ["x"], "authors": [ALICE.public_key]}
+    assert await hints(client, wanted | {"limit": 1}) == []
+    assert await hints(client, wanted) == [["finish"]]
+    assert await hints(client, {"#t": ["x"], "limit": 599}) == [["more"]]
+    assert await hints(client, {"#t": ["x"], "limit": 600}) == [["finish"]]
+
+
+async def test_what_the_client_may_not_read_is_nothing_more(memory_path: Path) -> None:
+    settings = settings_in(memory_path, access=Access(private_to_recipients=True))
+    async with running_relay(settings) as url, Client(url) as client:
+        for kind in (4, 1):
+            await client.submit(sign(kind=kind))
+        assert await hints(client, {"limit": 1}) == [["finish"]]
 
 
 async def authenticate(client: Client, url: str, key: KeyPair, challenge: str) -> tuple[bool, str]:

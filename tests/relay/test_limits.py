@@ -161,7 +161,7 @@ async def test_the_document_names_the_relay_and_only_what_is_done(memory_path: P
     async with running_relay(settings_in(memory_path, identity=identity)) as url:
         document = await information(url, "/any/path")
     assert document["name"] == "Näme" and document["pubkey"] == ALICE.public_key
-    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 62, 70, 77]
+    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 62, 67, 70, 77]
 
 
 async def test_a_browser_gets_a_page_and_a_script_may_ask_from_anywhere(relay_url: str) -> None:
