@@ -17,7 +17,7 @@ from relaymesh_relay.metrics import METRICS_TYPE, Live, render
 from relaymesh_relay.settings import Settings
 from relaymesh_relay.store import VANISH_KIND
 
-SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 67, 70)
+SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 65, 67, 70)
 MANAGEMENT_NIPS: Final = (86, 98)
 """Supported where there are administrators."""
 INFORMATION_TYPE: Final = "application/nostr+json"

@@ -4,15 +4,20 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from relaymesh.nostr.event import Event, PublicKey
+import orjson
+
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.nostr.event import Event, PublicKey, parse_event
 from relaymesh.nostr.kinds import Kind, is_ephemeral
 from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.nostr.tags import read_expiration
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits, Settings
-from relaymesh_relay.store import VANISH_KIND
+from relaymesh_relay.store import GIFT_WRAP_KIND, VANISH_KIND
 
-GIFT_WRAP_KIND: Final = 1_059
+REPOST_KINDS: Final = frozenset({6, 16})
+"""Reposts (NIP-18)."""
+
 PRIVATE_KINDS: Final = frozenset({4, GIFT_WRAP_KIND})
 """Direct messages (NIP-04) and gift wraps (NIP-59)."""
 
@@ -58,9 +63,9 @@ def stock_policies(settings: Settings) -> tuple[Policy, ...]:
         chosen.append(limit_authors(access))
     if access.members:
         chosen.append(limit_members(access))
-    if limits.proof_of_work_bits:
-        chosen.append(require_proof_of_work(limits.proof_of_work_bits))
-    chosen.append(protect)
+    if limits.proof_of_work_bits or limits.proof_of_work_by_kind:
+        chosen.append(require_proof_of_work(limits))
+    chosen += (protect, refuse_protected_reposts)
     return tuple(chosen)
 
 
@@ -169,12 +174,14 @@ def limit_members(access: Access) -> Policy:
     return policy
 
 
-def require_proof_of_work(bits: int) -> Policy:
-    """Ask for work on every event's id (NIP-13) but a request to vanish."""
+def require_proof_of_work(limits: Limits) -> Policy:
+    """Ask for work on every event's id (NIP-13) but a request to vanish; a kind's own measure goes first."""
+    by_kind = {VANISH_KIND: 0} | dict(limits.proof_of_work_by_kind)
 
     def policy(offered: Offered) -> str | None:
-        if offered.event.kind != VANISH_KIND and not has_proof_of_work(offered.event, bits):
-            return f"pow: an event's id must carry {bits} bits of committed work"
+        bits = by_kind.get(offered.event.kind, limits.proof_of_work_bits)
+        if not has_proof_of_work(offered.event, bits):
+            return f"pow: an event of kind {offered.event.kind} must carry {bits} bits of committed work in its id"
         return None
 
     return policy
@@ -183,9 +190,22 @@ def require_proof_of_work(bits: int) -> Policy:
 def protect(offered: Offered) -> str | None:
     """Take a protected event only from its authenticated author (NIP-70)."""
     event = offered.event
-    if ("-",) in event.tags and event.public_key not in offered.authors:
-        return "auth-required: a protected event is taken only from its authenticated author"
-    return None
+    if ("-",) not in event.tags or event.public_key in offered.authors:
+        return None
+    prefix = "restricted" if offered.authors else "auth-required"  # NIP-42
+    return f"{prefix}: a protected event is taken only from its authenticated author"
+
+
+def refuse_protected_reposts(offered: Offered) -> str | None:
+    """Take no repost that holds a protected event, since whoever reposts it is not its author (NIP-70)."""
+    event = offered.event
+    if event.kind not in REPOST_KINDS or '"-"' not in event.content:
+        return None
+    try:
+        reposted = parse_event(orjson.loads(event.content))
+    except (RemoteProtocolError, orjson.JSONDecodeError):  # words, then, and no event
+        return None
+    return "blocked: a repost must not hold a protected event" if ("-",) in reposted.tags else None
 
 
 def may_read(event: Event, authors: frozenset[PublicKey]) -> bool:

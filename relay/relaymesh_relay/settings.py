@@ -97,6 +97,7 @@ class Limits:
         created_at_past_seconds: How old an event may be; 0 is any age.
         created_at_future_seconds: How far ahead of our clock an event may be.
         proof_of_work_bits: Leading zero bits that every event's id must have (NIP-13); 0 asks for none.
+        proof_of_work_by_kind: Pairs of a kind and the bits that its events must have instead.
         pending: Events and requests of one connection that may wait for their answer; reading pauses beyond.
     """
 
@@ -112,6 +113,7 @@ class Limits:
     created_at_past_seconds: int = 0
     created_at_future_seconds: int = 900
     proof_of_work_bits: int = 0
+    proof_of_work_by_kind: tuple[tuple[int, int], ...] = ()
     pending: int = 1_000
 
 

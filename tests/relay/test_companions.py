@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from relaymesh.nostr.authentication import build_authentication
@@ -118,9 +119,27 @@ async def test_a_protected_event_is_taken_from_its_authenticated_author_only(rel
         accepted, message = await client.answer_to(event.id)
         assert not accepted and message.startswith("auth-required:")
         assert await authenticate(client, relay_url, BOB, challenge) == (True, "")
-        assert not (await client.submit(event))[0]
+        assert (await client.submit(event))[1].startswith("restricted:")
         assert await authenticate(client, relay_url, ALICE, challenge) == (True, "")
         assert await client.submit(event) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "is_taken"),
+    [
+        (6, orjson.dumps(sign(BOB, tags=[["-"]]).to_json()).decode(), False),
+        (16, orjson.dumps(sign(BOB, 20, tags=[["-"]]).to_json()).decode(), False),
+        (6, orjson.dumps(sign(BOB, tags=[["t", "-"]]).to_json()).decode(), True),
+        (6, "", True),
+        (6, 'no event, but "-"', True),
+        (1, orjson.dumps(sign(BOB, tags=[["-"]]).to_json()).decode(), True),
+    ],
+)
+async def test_a_repost_must_not_hold_a_protected_event(
+    client: Client, kind: int, content: str, is_taken: bool
+) -> None:
+    accepted, message = await client.submit(sign(kind=kind, content=content))
+    assert accepted == is_taken and (accepted or message.startswith("blocked:"))
 
 
 async def test_an_authentication_for_another_challenge_or_relay_is_refused(relay_url: str) -> None:

@@ -122,8 +122,8 @@ async def test_what_is_announced_is_allowed_and_one_more_is_not(memory_path: Pat
             assert not await case.attempt(client, announced + 1)
 
 
-def mined(bits: int) -> VerifiedEvent:
-    return ALICE.sign(mine(UnsignedEvent(ALICE.public_key, Timestamp(1), 1, (), ""), bits))
+def mined(bits: int, kind: int = 1) -> VerifiedEvent:
+    return ALICE.sign(mine(UnsignedEvent(ALICE.public_key, Timestamp(1), kind, (), ""), bits))
 
 
 async def test_the_announced_proof_of_work_is_asked_for(memory_path: Path) -> None:
@@ -135,6 +135,16 @@ async def test_the_announced_proof_of_work_is_asked_for(memory_path: Path) -> No
         assert (await client.submit(mined(bits)))[0]
         accepted, message = await client.submit(mined(bits - 1))
         assert not accepted and message.startswith("pow:")
+
+
+async def test_a_kind_can_ask_for_a_proof_of_work_of_its_own(memory_path: Path) -> None:
+    limits = Limits(proof_of_work_bits=4, proof_of_work_by_kind=((1, 8), (7, 0)))
+    async with running_relay(settings_in(memory_path, limits=limits)) as url, Client(url) as client:
+        assert (await client.submit(mined(8)))[0]
+        assert (await client.submit(sign(kind=7)))[0]
+        assert (await client.submit(mined(7)))[1].startswith("pow:")
+        assert (await client.submit(mined(4, kind=2)))[0]
+        assert (await client.submit(mined(3, kind=2)))[1].startswith("pow:")
 
 
 async def test_every_limit_that_is_announced_is_tested_here(relay_url: str, memory_path: Path) -> None:
@@ -161,7 +171,7 @@ async def test_the_document_names_the_relay_and_only_what_is_done(memory_path: P
     async with running_relay(settings_in(memory_path, identity=identity)) as url:
         document = await information(url, "/any/path")
     assert document["name"] == "Näme" and document["pubkey"] == ALICE.public_key
-    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 62, 67, 70, 77]
+    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 62, 65, 67, 70, 77]
 
 
 async def test_a_browser_gets_a_page_and_a_script_may_ask_from_anywhere(relay_url: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from relaymesh.configuration import build_settings
 from relaymesh.errors import UsageError
-from relaymesh_relay.settings import Access, Settings, read_settings
+from relaymesh_relay.settings import Access, Limits, Settings, read_settings
 
 EXAMPLE = Path(__file__).parents[2] / "relay" / "relay.example.toml"
 
@@ -22,6 +22,8 @@ def test_the_example_holds_every_setting_at_its_default() -> None:
 
 def test_what_a_file_leaves_out_keeps_its_default() -> None:
     assert build_settings({}, Settings) == Settings()
+    settings = build_settings({"limits": {"proof_of_work_by_kind": [[1, 20]]}}, Settings)
+    assert settings == Settings(limits=Limits(proof_of_work_by_kind=((1, 20),)))
     settings = build_settings({"access": {"denied_kinds": [4, 1059]}}, Settings)
     assert settings == Settings(access=Access(denied_kinds=(4, 1059)))
 
