@@ -36,6 +36,7 @@ from relaymesh.nostr.messages import (
 from relaymesh.nostr.relay_urls import is_same_relay
 from relaymesh.units import Moment
 from relaymesh_relay.counts import Counts
+from relaymesh_relay.policies import is_private
 from relaymesh_relay.rates import Bucket
 from relaymesh_relay.settings import Settings
 from relaymesh_relay.store import VANISH_KIND
@@ -240,6 +241,8 @@ class Connection:
             return _TOO_MANY_REQUESTS
         if self._settings.access.authenticate_to_read and not self.authors:
             return "auth-required: requests are answered to authenticated clients only"
+        if self._settings.access.private_to_recipients and not self.authors and all(map(is_private, filters)):
+            return "auth-required: private messages are sent to their authenticated author and recipients only"
         if len(subscription_id) > limits.subscription_id_characters:
             return f"invalid: a subscription id may have at most {limits.subscription_id_characters} characters"
         if len(filters) > limits.filters:

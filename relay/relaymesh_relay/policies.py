@@ -8,6 +8,7 @@ import orjson
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import Event, PublicKey, parse_event
+from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import Kind, is_ephemeral
 from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.nostr.tags import read_expiration
@@ -206,6 +207,11 @@ def refuse_protected_reposts(offered: Offered) -> str | None:
     except (RemoteProtocolError, orjson.JSONDecodeError):  # words, then, and no event
         return None
     return "blocked: a repost must not hold a protected event" if ("-",) in reposted.tags else None
+
+
+def is_private(wanted: Filter) -> bool:
+    """Whether a filter asks for private events and nothing else."""
+    return bool(wanted.kinds) and PRIVATE_KINDS.issuperset(wanted.kinds or ())
 
 
 def may_read(event: Event, authors: frozenset[PublicKey]) -> bool:

@@ -169,17 +169,18 @@ async def test_private_messages_go_to_author_and_recipient_only(memory_path: Pat
     settings = settings_in(memory_path, access=Access(private_to_recipients=True))
     message = sign(ALICE, 1_059, tags=[["p", BOB.public_key]])
     async with running_relay(settings) as url, Client(url) as sender, Client(url) as bob, Client(url) as stranger:
-        await bob.publish(sign(tags=[["-"]]))
+        await bob.send("REQ", "q", {"kinds": [1_059]})
         _, challenge = await bob.receive()
+        assert (await bob.receive())[2].startswith("auth-required:")
         await authenticate(bob, url, BOB, challenge)
         await bob.query({"kinds": [1_059]})
-        await stranger.query({"kinds": [1_059]})
+        await stranger.query({"kinds": [1_059, 1]})
         assert (await sender.submit(message))[0]
         assert await bob.receive() == ["EVENT", "q", message.to_json()]
         assert await bob.query({"kinds": [1_059]}, subscription_id="again") == [message.id]
-        await stranger.send("COUNT", "c", {"kinds": [1_059]})
+        await stranger.send("COUNT", "c", {"kinds": [1_059]}, {"ids": [message.id]})
         assert await stranger.receive() == ["COUNT", "c", {"count": 0}]
-        assert await stranger.query({"kinds": [1_059]}, subscription_id="again") == []
+        assert await stranger.query({"ids": [message.id]}, subscription_id="again") == []
 
 
 async def test_an_authentication_is_no_event_to_store(client: Client) -> None:
