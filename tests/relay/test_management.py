@@ -344,7 +344,8 @@ async def test_a_removal_that_was_broken_off_goes_on_at_the_next_start(
         assert len(await client.query({})) == 3
     monkeypatch.setattr(SqliteWriter, "decide", decide)
     async with running_relay(settings) as url, Client(url) as client:
-        assert (await client.submit(sign(CAROL)))[0]  # the writer has done what came before
+        for number in range(10):  # each answer is a turn of the writer's, and so is each part of the removal
+            assert (await client.submit(sign(CAROL, content=str(number))))[0]
         assert await client.query({"authors": [BOB.public_key]}) == []
 
 
