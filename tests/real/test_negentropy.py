@@ -11,7 +11,7 @@ import pytest
 from relaymesh.nostr.event import VerifiedEvent
 from tests.real.programs import require_module
 from tests.relay.client import BOB, NOW, Client, sign
-from tests.relay.test_command import relay_process
+from tests.relay.processes import relay_process
 
 nostr_sdk = require_module("nostr_sdk")
 

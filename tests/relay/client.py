@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import orjson
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream
 
 from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
@@ -82,16 +82,19 @@ class Client:
     def __init__(self, url: str, headers: str = "") -> None:
         self._url = url
         self._headers = headers
-        self._stream: SocketStream
+        self._stream: ByteStream
         self._buffer = b""
 
     async def __aenter__(self) -> Self:
         parts = urlsplit(self._url)
-        assert parts.hostname is not None and parts.port is not None
-        self._stream = await anyio.connect_tcp(parts.hostname, parts.port)
+        assert parts.hostname is not None
+        if parts.scheme == "wss":
+            self._stream = await anyio.connect_tcp(parts.hostname, parts.port or 443, tls=True)
+        else:
+            self._stream = await anyio.connect_tcp(parts.hostname, parts.port or 80)
         key = base64.b64encode(os.urandom(16)).decode()
         await self._stream.send(
-            f"GET / HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{self._headers}\r\n".encode()
         )
         while b"\r\n\r\n" not in self._buffer:

@@ -1,14 +1,10 @@
 """The relay as a process: started, killed, stopped, out of space, and never losing what it acknowledged."""
 
-import json
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -17,20 +13,9 @@ import pytest
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh_relay.server import EXEMPTION
 from tests.relay.client import ALICE, BOB, PATIENCE_SECONDS, Client, ClosedByRelay, request, sign
+from tests.relay.processes import relay_process, resident_megabytes
 
 pytestmark = pytest.mark.anyio
-
-
-@contextmanager
-def relay_process(database: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A relay in a process of its own, and its URL."""
-    command = [sys.executable, "-m", "relaymesh_relay", "--port", "0", "--database", str(database), "--json", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, json.loads(process.stdout.readline())["relay_url"]
-        finally:
-            process.kill()
 
 
 async def publish_until(url: str, events: list[VerifiedEvent], enough: int, process: subprocess.Popen[str]) -> set[str]:
@@ -150,11 +135,6 @@ async def test_memory_stays_bounded_whatever_clients_ask_for(tmp_path: Path) -> 
             for _ in range(5):
                 assert len(await client.query({"kinds": [1]})) == 100
             assert resident_megabytes(process.pid) - before < 30
-
-
-def resident_megabytes(process_id: int) -> float:
-    pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Beyond NIP-01, as a client sees it over real sockets: deletion, expiration, counting, authentication, access."""
+"""Deletion, expiration, authentication and access, beyond what `tests/conformance/relay` asks of every relay."""
 
 import time
 from pathlib import Path
@@ -27,31 +27,9 @@ async def test_an_author_can_delete_own_events_and_they_stay_out(client: Client)
     assert not accepted and message.startswith("blocked:")
 
 
-async def test_a_deletion_by_address_takes_what_is_older_and_leaves_what_is_newer(client: Client) -> None:
-    old = sign(kind=30_023, tags=[["d", "post"]])
-    await client.submit(old)
-    address = f"30023:{ALICE.public_key}:post"
-    deletion = sign(kind=5, tags=[["a", address]], created_at=NOW + 5)
-    await client.submit(deletion)
-    assert await client.query({"kinds": [30_023]}) == []
-    assert not (await client.submit(sign(kind=30_023, tags=[["d", "post"]], created_at=NOW + 4)))[0]
-    newer = sign(kind=30_023, tags=[["d", "post"]], created_at=NOW + 6)
-    assert (await client.submit(newer))[0]
-    assert await client.query({"kinds": [30_023]}) == [newer.id]
-
-
 async def test_expired_events_are_refused(client: Client) -> None:
     accepted, message = await client.submit(sign(tags=[["expiration", str(NOW)]]))
     assert not accepted and message.startswith("invalid:")
-
-
-async def test_count_says_how_many_events_match(client: Client) -> None:
-    for number in range(5):
-        await client.submit(sign(content=str(number)))
-    await client.send("COUNT", "c", {"kinds": [1], "limit": 2})
-    assert await client.receive() == ["COUNT", "c", {"count": 5}]
-    await client.send("COUNT", "c", {"kinds": [1]}, {"authors": [ALICE.public_key]})
-    assert await client.receive() == ["COUNT", "c", {"count": 5}]
 
 
 async def hints(client: Client, *filters: dict[str, Any]) -> list[Any]:
@@ -140,15 +118,6 @@ async def test_a_repost_must_not_hold_a_protected_event(
 ) -> None:
     accepted, message = await client.submit(sign(kind=kind, content=content))
     assert accepted == is_taken and (accepted or message.startswith("blocked:"))
-
-
-async def test_an_authentication_for_another_challenge_or_relay_is_refused(relay_url: str) -> None:
-    async with Client(relay_url) as client:
-        await client.publish(sign(tags=[["-"]]))
-        _, challenge = await client.receive()
-        await client.receive()
-        assert not (await authenticate(client, relay_url, ALICE, "0" * 32))[0]
-        assert not (await authenticate(client, "wss://relay.example", ALICE, challenge))[0]
 
 
 async def test_reading_and_writing_can_be_kept_for_authenticated_clients(memory_path: Path) -> None:

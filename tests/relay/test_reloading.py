@@ -14,7 +14,7 @@ from relaymesh_relay.reloading import changed_names, keep_fixed
 from relaymesh_relay.server import EXEMPTION
 from relaymesh_relay.settings import Access, Limits, Network, Rates, Settings, Storage, read_settings
 from tests.relay.client import ALICE, BOB, CAROL, Client, ClosedByRelay, request, running_relay, settings_in, sign
-from tests.relay.test_command import relay_process
+from tests.relay.processes import relay_process
 
 pytestmark = pytest.mark.anyio
 
