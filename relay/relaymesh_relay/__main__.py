@@ -74,7 +74,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="relaymesh-relay", description="Run the bundled Nostr relay.")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (default 7777)")
-    parser.add_argument("--database", type=Path, help="SQLite file of events (default relay.sqlite3)")
+    parser.add_argument("--database", type=Path, help="SQLite file of events, or :memory: (default relay.sqlite3)")
     parser.add_argument("--config", type=Path, help="TOML file of settings; the options above go before it")
     parser.add_argument("--json", action="store_true", help="announce the address as one JSON object")
     return parser.parse_args()

@@ -17,12 +17,14 @@ from relaymesh_relay.connection import Connection
 from relaymesh_relay.health import Health
 from relaymesh_relay.http_messages import HttpRequest, respond
 from relaymesh_relay.http_pages import Pages
+from relaymesh_relay.memory_store import MEMORY_FILE, MemoryStore
 from relaymesh_relay.metrics import Live
 from relaymesh_relay.moderation import Listing, Moderation
 from relaymesh_relay.pipeline import Pipeline
 from relaymesh_relay.relay import Relay
 from relaymesh_relay.settings import Settings
 from relaymesh_relay.sqlite_store import SqliteStore
+from relaymesh_relay.store import Store
 
 if TYPE_CHECKING:
     from relaymesh_relay.transport import ClientTransport
@@ -46,7 +48,7 @@ class Hub:
         """Set when the settings are to be read again."""
         self.loop = loop
         self.relay = Relay(settings)
-        self.pipeline = Pipeline(self.relay, SqliteStore(settings.storage), self._post, self._break)
+        self.pipeline = Pipeline(self.relay, _open_store(settings), self._post, self._break)
         self._moderation = Moderation(self.pipeline.decisions())
         self._administration = Administration(
             self._moderation, self.pipeline, lambda: self.configure(self.configured), read_clock
@@ -174,3 +176,8 @@ def _size(file: str) -> int:
         return Path(file).stat().st_size
     except OSError:  # no log is written yet
         return 0
+
+
+def _open_store(settings: Settings) -> Store:
+    is_in_memory = settings.storage.file == MEMORY_FILE
+    return MemoryStore() if is_in_memory else SqliteStore(settings.storage)

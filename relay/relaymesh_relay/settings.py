@@ -67,7 +67,7 @@ class Storage:
     """How events are kept.
 
     Args:
-        file: The SQLite file; made when it is not there.
+        file: The SQLite file; made when it is not there. `:memory:` keeps events in memory, until the relay stops.
         synchronous: `FULL` answers OK when the event is on the disk; `NORMAL` when it is with the operating system,
             which survives a crash of the relay but not of the machine.
         cache_megabytes: SQLite's page cache, for each of its connections.

@@ -28,18 +28,15 @@ from relaymesh_relay.postings import (
     tag_key,
 )
 from relaymesh_relay.store import (
-    DELETION_KIND,
     GIFT_WRAP_KIND,
-    VANISH_KIND,
+    UNDELETABLE_KINDS,
     Found,
     Standing,
     Step,
     StorageError,
     document_id,
+    is_vanished,
 )
-
-UNDELETABLE_KINDS: Final = frozenset({DELETION_KIND, VANISH_KIND})
-"""Deletion requests against these have no effect (NIP-09, NIP-62)."""
 
 _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
@@ -114,11 +111,6 @@ def standing_of(database: sqlite3.Connection, event: Event, address: bytes | Non
     if created_at is not None and (-created_at, event_id) < (-event.created_at, event.id):
         return Standing.SUPERSEDED
     return Standing.FRESH
-
-
-def is_vanished(kind: int, created_at: int, until: int) -> bool:
-    """Whether an event goes, or stays out, when its author asked to vanish at `until`: all but that request itself."""
-    return created_at < until or (created_at == until and kind != VANISH_KIND)
 
 
 def _is_for_vanished(database: sqlite3.Connection, wrap: Event) -> bool:

@@ -24,10 +24,11 @@ from relaymesh_relay.postings import (
 from relaymesh_relay.settings import Storage
 from relaymesh_relay.sqlite_moderation import banned_by, keep_decision, read_decisions
 from relaymesh_relay.sqlite_schema import PAGE_BYTES, prepare
-from relaymesh_relay.sqlite_search import UNDELETABLE_KINDS, SqliteReader, find_id, standing_of
+from relaymesh_relay.sqlite_search import SqliteReader, find_id, standing_of
 from relaymesh_relay.store import (
     DELETION_KIND,
     GIFT_WRAP_KIND,
+    UNDELETABLE_KINDS,
     VANISH_KIND,
     Record,
     Standing,

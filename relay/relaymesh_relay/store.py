@@ -24,6 +24,8 @@ GIFT_WRAP_KIND: Final = 1_059
 
 _CREATED_AT: Final = 162
 """Where the created_at begins in every document."""
+UNDELETABLE_KINDS: Final = frozenset({DELETION_KIND, VANISH_KIND})
+"""Deletion requests against these have no effect (NIP-09, NIP-62)."""
 
 
 class StorageError(PortError):
@@ -193,3 +195,8 @@ def document_created_at(document: bytes) -> int:
 def document_author(document: bytes) -> bytes:
     """The author's public key, in hex, of the event in a document."""
     return document[83:147]
+
+
+def is_vanished(kind: int, created_at: int, until: int) -> bool:
+    """Whether an event goes, or stays out, when its author asked to vanish at `until`: all but that request itself."""
+    return created_at < until or (created_at == until and kind != VANISH_KIND)

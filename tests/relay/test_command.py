@@ -123,6 +123,19 @@ async def health(url: str) -> str:
     return head.split(" ")[1]
 
 
+async def test_without_a_file_it_keeps_events_until_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    event = sign()
+    with relay_process(":memory:") as (process, url):
+        for _ in range(2):
+            async with Client(url) as client:
+                assert (await client.submit(event))[0]
+                assert await client.query({"authors": [ALICE.public_key]}) == [event.id]
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_memory_stays_bounded_whatever_clients_ask_for(tmp_path: Path) -> None:
     with relay_process(tmp_path / "relay.sqlite3") as (process, url):
         async with Client(url) as client, Client(url) as greedy:

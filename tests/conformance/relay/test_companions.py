@@ -148,5 +148,5 @@ async def test_a_protected_event_is_taken_from_its_authenticated_author_only(rel
         assert (await client.authenticate(other.key, challenge))[0]
         await client.refused(event.to_json())
         assert (await client.authenticate(author.key, challenge))[0]
-        await client.store(event)
+        await client.store(event, other.write(1, ("-",)))  # who authenticated first still is
         assert await client.find({"ids": [event.id]}) == [event.id]
