@@ -85,12 +85,12 @@ class ClientTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
-        self._heard_at = self._hub.loop.time()
-        self._is_pinged = False
         self._hub.relay.counts.received_bytes += len(data)
-        if self._websocket is None:
+        if self._websocket is None:  # the handshake's time runs from the start, however it drips
             self._receive_head(data)
         else:
+            self._heard_at = self._hub.loop.time()
+            self._is_pinged = False
             self._receive_frames(self._websocket, data)
 
     def eof_received(self) -> bool:

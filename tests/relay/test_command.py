@@ -68,7 +68,7 @@ async def kill_and_check(directory: Path, rounds: int) -> None:
 
 
 async def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
-    await kill_and_check(tmp_path, 2)
+    await kill_and_check(tmp_path, 3)
 
 
 @pytest.mark.chaos

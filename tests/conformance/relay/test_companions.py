@@ -134,6 +134,7 @@ async def test_an_authentication_for_another_challenge_relay_or_time_is_refused(
 async def test_a_protected_event_is_refused_from_anybody_who_has_not_authenticated(
     relay: RelayUnderTest, client: RelayClient
 ) -> None:
+    relay.require_nip(70)
     author = relay.author()
     await client.refused(author.write(1, ("-",)).to_json())
     assert await client.find(author.events) == []
