@@ -11,6 +11,8 @@ VENV := .venv
 VENV_REAL := .venv-real
 STAMP := $(VENV)/.installed
 STAMP_REAL := $(VENV_REAL)/.installed
+NOSTR_TOOLS := tests/real/nostr_tools
+STAMP_NODE := $(NOSTR_TOOLS)/node_modules/.package-lock.json
 BIN := $(VENV)/bin
 
 # What a candidate interpreter must prove by running: being there is not enough (version managers leave stand-ins).
@@ -66,6 +68,12 @@ $(STAMP): pyproject.toml requirements.lock
 $(STAMP_REAL): pyproject.toml requirements.lock requirements-real.lock
 	$(call install,$(VENV_REAL),requirements.lock requirements-real.lock)
 
+$(STAMP_NODE): $(NOSTR_TOOLS)/package.json $(NOSTR_TOOLS)/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "Installing what $(NOSTR_TOOLS)/package-lock.json pins."; \
+	  npm ci --prefix $(NOSTR_TOOLS) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
+	else echo "npm is not there: the tests against nostr-tools are skipped."; fi
+
 .PHONY: moved
 moved:
 
@@ -104,7 +112,7 @@ docs-check: $(STAMP) ## The documentation's own tests: generated parts, referenc
 NONE_YET := [ $$? -eq 5 ]
 
 .PHONY: real chaos fuzz soak bench coverage
-real: $(STAMP_REAL) ## Against other people's programs; what is absent is skipped here and fails in CI
+real: $(STAMP_REAL) $(STAMP_NODE) ## Against other people's programs; what is absent is skipped here and fails in CI
 	@$(VENV_REAL)/bin/python -m pytest --quiet tests/real
 
 chaos: $(STAMP) ## Kill anything at any time
@@ -143,7 +151,7 @@ lock: $(STAMP) ## Resolve both locks anew from pyproject.toml
 	@$(COMPILE:pyproject.toml=) --group real --constraint requirements.lock --output-file requirements-real.lock
 
 clean: ## Remove everything that was built here
-	@rm -rf $(VENV) $(VENV_REAL) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV_REAL) $(NOSTR_TOOLS)/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@rm -rf .coverage .coverage.* .coverage-report && find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## This list

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import shutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,3 +17,16 @@ def require_module(name: str) -> ModuleType:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"{name} is not installed; `make real` installs it", allow_module_level=True)
+
+
+def require_program(name: str, installed: Path) -> str:
+    """Where this program is, which runs what `make real` put at `installed`; without them the module is skipped."""
+    program = shutil.which(name)
+    if program is not None and installed.exists():
+        return program
+    reason = (
+        f"{name} is not there" if program is None else f"{installed.name} is not installed; `make real` installs it"
+    )
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
