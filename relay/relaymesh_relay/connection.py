@@ -163,8 +163,7 @@ class Connection:
         try:
             message = parse_client_message(bytes(text))
         except ProtocolError as error:
-            self._refuse_malformed(text, str(error))
-            return ()
+            return self._refuse_malformed(text, str(error))
         match message:
             case EventMessage(event):
                 return self._receive_event(event, now)
@@ -286,7 +285,7 @@ class Connection:
             self._challenge_sent = True
             self.send(AuthChallenge(self._challenge).to_text())
 
-    def _refuse_malformed(self, text: bytes | bytearray, reason: str) -> None:
+    def _refuse_malformed(self, text: bytes | bytearray, reason: str) -> Sequence[Effect]:
         """Refuse by the message that a client waits for, where it can be told which; by a NOTICE otherwise."""
         match _loads_leniently(text):
             case ["EVENT" | "AUTH", {"id": str(event_id)}, *_] if is_hex_32(event_id):
@@ -299,8 +298,10 @@ class Connection:
                 1 <= len(subscription_id) <= MAXIMUM_SUBSCRIPTION_ID_CHARACTERS
             ):
                 self.refuse_comparison(subscription_id, f"invalid: {reason}")
+                return (Compare(NegentropyClose(subscription_id)),)
             case _:
                 self.send(NoticeMessage(f"invalid: {reason}").to_text())
+        return ()
 
 
 def _count_values(wanted: Filter) -> int:

@@ -195,6 +195,14 @@ def test_too_many_messages_are_refused() -> None:
     assert not [each for each in relay.take_rounds() if each.is_wanted]
 
 
+def test_a_malformed_message_ends_the_comparison() -> None:
+    relay, connection = Relay(Settings()), connect(Settings())
+    say(relay, connection, "NEG-OPEN", "n", {}, EVERYTHING)
+    say(relay, connection, "NEG-MSG", "n", "zz")
+    assert said(connection)[0][2].startswith("invalid:")
+    assert not connection.open_comparisons
+
+
 def test_a_message_that_does_not_wait_for_its_turn_ends_the_comparison() -> None:
     relay, connection = Relay(Settings()), connect(Settings())
     say(relay, connection, "NEG-OPEN", "n", {}, EVERYTHING)
