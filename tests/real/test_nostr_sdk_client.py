@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.real.programs import require_module
-from tests.relay.processes import relay_process
+from tests.relay.processes import complaints, relay_process
 
 nostr_sdk = require_module("nostr_sdk")
 
@@ -21,7 +21,7 @@ def relay_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with relay_process(tmp_path_factory.mktemp("relay") / "relay.sqlite3") as (process, url):
         yield url
         process.terminate()
-        assert process.stderr is not None and process.stderr.read() == ""
+        assert complaints(process) == ""
 
 
 class Person:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relaymesh_relay.server import EXEMPTION
+
 
 @contextmanager
 def relay_process(database: Path | str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -25,3 +27,9 @@ def resident_megabytes(process_id: int) -> float:
     """The memory that a process holds."""
     pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def complaints(process: subprocess.Popen[str]) -> str:
+    """What the relay said on standard error, but for what it says at every start."""
+    assert process.stderr is not None
+    return process.stderr.read().removeprefix(f"relaymesh-relay: {EXEMPTION}\n")

@@ -12,7 +12,7 @@ import pytest
 
 from relaymesh_relay.settings import Limits, Network
 from tests.relay.client import MEMORY, NOW, PATIENCE_SECONDS, Client, ClosedByRelay, running_relay, settings_in, sign
-from tests.relay.processes import relay_process, resident_megabytes
+from tests.relay.processes import complaints, relay_process, resident_megabytes
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ def relay() -> Iterator[Running]:
         yield Running(url, process.pid)
         process.terminate()
         assert process.wait(PATIENCE_SECONDS) == 0
-        assert process.stderr is not None and process.stderr.read() == ""
+        assert complaints(process) == ""
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conformance.relay.subject import RelayClient, RelayUnderTest
 from tests.relay.client import MEMORY
-from tests.relay.processes import relay_process
+from tests.relay.processes import complaints, relay_process
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def relay() -> Iterator[RelayUnderTest]:
     with TemporaryDirectory(dir=MEMORY) as directory, relay_process(f"{directory}/relay.sqlite3") as (process, url):
         yield RelayUnderTest(url, is_ours=True)
         process.terminate()
-        assert process.stderr is not None and process.stderr.read() == ""
+        assert complaints(process) == ""
 
 
 @pytest.fixture

@@ -169,4 +169,4 @@ async def test_a_fragmented_message_is_put_together_and_pings_between_are_answer
     await client.send_frame(b'{"limit":1,"authors":["', 0, is_final=False)
     await client.send_frame(author.key.public_key.encode() + b'"]}]', 0)
     assert await client.receive_frame_of(10) == b"ping"
-    assert await client.receive() == ["EOSE", "q"]
+    assert (await client.receive())[:2] == ["EOSE", "q"]  # what follows is a hint (NIP-67)
