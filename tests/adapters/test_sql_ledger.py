@@ -100,6 +100,18 @@ async def test_what_was_acknowledged_before_a_cancellation_is_there(path: Path) 
         assert len(await ledger.find_jobs(JobQuery())) == 1
 
 
+async def test_a_commit_that_fails_in_an_unforeseen_way_is_raised_to_who_waits_and_the_next_one_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqlLedger.open(path, key=KEY) as ledger:
+        with monkeypatch.context() as broken:
+            broken.setattr(LedgerWriter, "_apply", lambda writer, change: 1 // 0)
+            with anyio.fail_after(10), pytest.raises(ZeroDivisionError):
+                await ledger.write((make_job(1),))
+        await ledger.write((make_job(2),))
+        assert [found.job.job_id for found in await ledger.find_jobs(JobQuery())] == [job_id(2)]
+
+
 async def test_a_closed_ledger_says_so(path: Path) -> None:
     async with SqlLedger.open(path, key=KEY) as ledger:
         await ledger.write((make_job(),))

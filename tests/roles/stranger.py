@@ -44,10 +44,10 @@ class Stranger:
         self._link: Link | None = None
 
     @classmethod
-    async def open(cls, market: Market) -> "Stranger":
-        """Agree on a session and connect."""
+    async def open(cls, market: Market, key: KeyPair | None = None) -> "Stranger":
+        """Agree on a session, under a key of its own or under this one, and connect."""
         ephemeral = KeyPair.generate()
-        agreed = await ask_for_session(market, KeyPair.generate(), ephemeral)
+        agreed = await ask_for_session(market, key or KeyPair.generate(), ephemeral)
         assert isinstance(agreed, SessionAgreed)
         stranger = cls(market, agreed, ephemeral)
         await stranger.greet()

@@ -165,6 +165,25 @@ async def test_a_job_of_another_client_is_none_of_a_strangers_business() -> None
         assert refusals([answer]) == [RefusalCode.INVALID_MESSAGE]
 
 
+@pytest.mark.parametrize("is_another_session", [False, True])
+async def test_a_job_that_is_sent_again_after_its_end_is_answered_with_its_record_and_not_run_again(
+    is_another_session: bool,
+) -> None:
+    async with Market().open() as market:
+        node = await market.add_node(FREE, job_settings=NodeJobSettings(receipt_ms=10))
+        key = KeyPair.generate()
+        stranger = await Stranger.open(market, key)
+        job = stranger.job()
+        await stranger.send(job, CreditMessage(job.job_id, 1_000))
+        first = [message for message in await stranger.hear() if isinstance(message, MeteringMessage)]
+        if is_another_session:
+            job = replace(job, session=stranger.contract.session_id)
+            stranger = await Stranger.open(market, key)
+        await stranger.send(job, CreditMessage(job.job_id, 1_000))
+        assert await stranger.hear() == [EndMessage(job.job_id), *first]
+        assert node.runner.counts.started == len(first) == 1
+
+
 async def test_a_client_that_comes_back_after_the_end_gets_the_record_again() -> None:
     async with Market().open() as market:
         await market.add_node(FREE, job_settings=NodeJobSettings(receipt_ms=10))
