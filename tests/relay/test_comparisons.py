@@ -1,14 +1,18 @@
 """Comparing by Negentropy as a client sees it (NIP-77), and what a comparison may cost."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import orjson
 import pytest
 
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.units import Instant, Moment
 from relaymesh_relay.connection import Connection
+from relaymesh_relay.hub import Hub
 from relaymesh_relay.relay import Relay
 from relaymesh_relay.settings import Access, Limits, Negentropy, Rates, Settings
 from relaymesh_relay.sqlite_store import SqliteStore
@@ -231,6 +235,26 @@ def test_a_comparison_whose_client_is_silent_is_ended_and_others_are_not(memory_
     answered, ended = said(connection)
     assert answered[:2] == ["NEG-MSG", "busy"]
     assert ended[:2] == ["NEG-ERR", "silent"] and ended[2].startswith("closed:")
+
+
+def test_limits_that_were_read_again_hold_for_comparisons_too(memory_path: Path) -> None:
+    relay, connection = Relay(Settings()), connect(Settings())
+    relay.adopt(Settings(negentropy=Negentropy(records=1)))
+    say(relay, connection, "NEG-OPEN", "n", {}, EVERYTHING)
+    work_off(relay, store_of(memory_path, 2))
+    ((kind, name, reason, *_),) = said(connection)
+    assert (kind, name) == ("NEG-ERR", "n") and reason.startswith("blocked:")
+
+
+async def test_the_sweep_of_connections_ends_comparisons_that_nobody_goes_on_with(memory_path: Path) -> None:
+    asked: list[Moment] = []
+    hub = Hub(settings_in(memory_path), asyncio.get_running_loop(), lambda: MOMENT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub.relay, "end_idle_comparisons", asked.append)
+        hub.sweep_connections()
+    hub.pipeline.start()
+    await anyio.to_thread.run_sync(hub.pipeline.close)
+    assert asked == [MOMENT]
 
 
 def test_a_comparison_that_is_being_answered_is_not_ended_for_silence() -> None:
