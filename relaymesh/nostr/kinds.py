@@ -25,6 +25,7 @@ class Kind(IntEnum):
     SEALED_COMMITMENT = 8_774
     RELAY_LIST = 10_002
     AUTHENTICATION = 22_242
+    TRUSTED_ASSERTION = 30_382
 
 
 def is_replaceable(kind: int) -> bool:

@@ -178,7 +178,7 @@ def build_offer(offer: Offer, label: str, author: PublicKey, created_at: Timesta
 
 def read_offer(event: VerifiedEvent) -> SignedOffer:
     """Read a 38770; RemoteProtocolError if it is not a valid offer."""
-    label = _read_state_label(event, Kind.OFFER)
+    label = read_state_label(event, Kind.OFFER)
     offer = Offer.from_text(event.content)
     if set(event.tag_values("m")) != set(offer.models) or set(event.tag_values("j")) != set(offer.job_types):
         raise RemoteProtocolError("an offer's m and j tags must be the models and job types of its rows")
@@ -200,7 +200,7 @@ def build_status(status: Status, author: PublicKey, created_at: Timestamp, expir
 
 def read_status(event: VerifiedEvent) -> SignedStatus:
     """Read a 38771; RemoteProtocolError if it is not a valid status."""
-    label = _read_state_label(event, Kind.STATUS)
+    label = read_state_label(event, Kind.STATUS)
     expires_at = read_expiration(event)
     if label != STATUS_LABEL or expires_at is None:
         raise RemoteProtocolError(f"a status must carry d={STATUS_LABEL} and an expiration")
@@ -212,7 +212,22 @@ def is_label(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
 
 
-def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
+def read_state_label(event: VerifiedEvent, kind: Kind) -> str:
+    """The label of a 3877x of this kind, whose tags are as they must be (RM-01, "Events").
+
+    Raises:
+        RemoteProtocolError: It is of another kind or too large, or has too many tags, other topics or no label.
+    """
+    label = read_state_identifier(event, kind)
+    if not is_label(label):
+        raise RemoteProtocolError(
+            f"state must carry one label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
+        )
+    return label
+
+
+def read_state_identifier(event: VerifiedEvent, kind: Kind) -> str:
+    """The `d` of a 3877x of this kind, whatever it looks like; else as `read_state_label`."""
     if event.kind != kind:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
     _check_size(event)
@@ -222,12 +237,10 @@ def _read_state_label(event: VerifiedEvent, kind: Kind) -> str:
             f"state must have at most {MAXIMUM_INDEXED_TAGS} tags of one letter, of at most "
             f"{MAXIMUM_INDEXED_CHARACTERS} characters each"
         )
-    topics, labels = event.tag_values("t"), event.tag_values("d")
-    if topics != (TOPIC,) or len(labels) != 1 or not is_label(labels[0]):
-        raise RemoteProtocolError(
-            f"state must carry t={TOPIC} and one label of 1 to {MAXIMUM_LABEL_BYTES} characters of a-z, 0-9 and ./@-"
-        )
-    return labels[0]
+    identifiers = event.tag_values("d")
+    if event.tag_values("t") != (TOPIC,) or len(identifiers) != 1:
+        raise RemoteProtocolError(f"state must carry t={TOPIC} and one d tag")
+    return identifiers[0]
 
 
 def _check_size(event: VerifiedEvent) -> None:
