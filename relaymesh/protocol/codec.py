@@ -24,11 +24,12 @@ from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.protocol.handshake import SessionAccept, SessionRequest
 from relaymesh.protocol.offer import Offer
 from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.ranking import Ranking
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.status import STATUS_LABEL, Status
 from relaymesh.units import Moment, Timestamp
 
-MarketMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage
+MarketMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage | Ranking
 
 MESSAGE_KINDS: Final[dict[type[MarketMessage], Kind]] = {
     QuoteRequest: Kind.QUOTE_REQUEST,
@@ -36,6 +37,7 @@ MESSAGE_KINDS: Final[dict[type[MarketMessage], Kind]] = {
     SessionRequest: Kind.SESSION_REQUEST,
     SessionAccept: Kind.SESSION_ACCEPT,
     RefusalMessage: Kind.REFUSAL,
+    Ranking: Kind.RANKING,
 }
 _MESSAGE_TYPES: Final[dict[int, type[MarketMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
 

@@ -50,6 +50,15 @@ LightningNodeId = Annotated[str, Field(pattern=r"^0[23][0-9a-f]{64}$")]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9./@-]{1,29}$")]
 """An offer's `d`: at most 29 bytes of `[a-z0-9./@-]`."""
 
+OfferAddress = Annotated[str, Field(pattern=r"^38770:[0-9a-f]{64}:[a-z0-9./@-]{1,29}$")]
+"""`38770:<node>:<label>`, as an `a` tag names an offer (NIP-01)."""
+
+Score = Annotated[int, Field(ge=-MAXIMUM_INTEGER, le=MAXIMUM_INTEGER)]
+"""A figure of a score in msat-equivalents; the lower, the better."""
+
+PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9_./-]{1,40}$")]
+"""A policy, a formula or a term of one, by name."""
+
 ModelName = Annotated[str, Field(min_length=1, max_length=100)]
 ShortText = Annotated[str, Field(max_length=200)]
 RelayUrl = Annotated[str, Field(pattern=r"^wss?://[^\s]{1,200}$")]
