@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from relaymesh.errors import RemoteProtocolError
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.expiry import ExpiryIndex
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
@@ -25,8 +26,7 @@ from relaymesh.protocol.codec import (
     read_status,
 )
 from relaymesh.protocol.fields import JobType
-from relaymesh.protocol.offer import PriceRow
-from relaymesh.protocol.status import STATUS_LABEL, LabelLoad
+from relaymesh.protocol.status import STATUS_LABEL
 from relaymesh.units import Timestamp
 
 MAXIMUM_NODES: Final = 200_000
@@ -48,26 +48,6 @@ class Ignored(Enum):
     ROLLED_BACK = "older than what is known"
     EQUIVOCATION = "the same seq with other content"
     FULL = "no room"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One price of one live offer, with what its node last said about itself.
-
-    Args:
-        offer: The offer.
-        row: One of its rows.
-        status: The node's live status; None when nothing was heard of it lately.
-    """
-
-    offer: SignedOffer
-    row: PriceRow
-    status: SignedStatus | None
-
-    @property
-    def load(self) -> LabelLoad | None:
-        """How busy this offer's label is; None when the node does not say."""
-        return None if self.status is None else self.status.status.labels.get(self.offer.label)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from relaymesh.market.directory import Candidate
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.pricing import price_ceiling
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.fields import JobType, Order

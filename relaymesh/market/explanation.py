@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from relaymesh.market.directory import Candidate
-from relaymesh.market.selection import Choice, Policy, Selection
+from relaymesh.market.candidate import Candidate
+from relaymesh.market.selection import Choice, Selection
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.units import AmountMsat
@@ -51,7 +51,7 @@ class Explanation:
         rows: One for each candidate.
     """
 
-    policy: Policy
+    policy: str
     seed: str
     budget_msat: AmountMsat
     rows: tuple[ExplanationRow, ...]
@@ -90,7 +90,7 @@ def explain(selection: Selection) -> Explanation:
         _row(exclusion.candidate, reason=exclusion.reason.value, detail=exclusion.detail)
         for exclusion in selection.excluded
     ]
-    return Explanation(selection.policy, selection.seed.hex(), selection.request.budget_msat, tuple(rows))
+    return Explanation(selection.policy.name, selection.seed.hex(), selection.request.budget_msat, tuple(rows))
 
 
 def _explain_choice(choice: Choice, *, chosen: bool) -> ExplanationRow:

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from relaymesh.errors import LocalProtocolError
-from relaymesh.market.directory import Candidate
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest, Exclusion, examine
+from relaymesh.market.policy import CHEAPEST, Policy
 from relaymesh.market.pricing import price_ceiling
+from relaymesh.market.standing import NOBODY_KNOWN, Standings
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.units import AmountMsat, Timestamp
-
-Policy = Literal["cheapest"]
 
 _Ordered = tuple[AmountMsat, str, EventId, int, Candidate]
 
@@ -62,7 +61,8 @@ def select(
     seed: bytes,
     count: int,
     now: Timestamp,
-    policy: Policy = "cheapest",
+    policy: Policy = CHEAPEST,
+    standings: Standings = NOBODY_KNOWN,
 ) -> Selection:
     """Choose the best `count` nodes; the order of the candidates does not matter.
 
@@ -75,7 +75,8 @@ def select(
         seed: The buyer's own randomness, or what a router's seed is derived from.
         count: How many nodes to choose, at least 1.
         now: For what expires.
-        policy: Only `cheapest` so far.
+        policy: What counts, and for how much.
+        standings: What is known about the nodes.
 
     Raises:
         LocalProtocolError: `count` is below 1.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from relaymesh.market.admission import NodeLoad, admit_quote_request
-from relaymesh.market.directory import Candidate
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest, Ineligibility, examine
 from relaymesh.market.pricing import cost
 from relaymesh.nostr.event import EventId

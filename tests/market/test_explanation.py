@@ -4,7 +4,7 @@ import json
 
 from hypothesis import given
 
-from relaymesh.market.directory import Candidate
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.explanation import Explanation, explain
 from relaymesh.market.selection import select

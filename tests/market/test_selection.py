@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.errors import LocalProtocolError
-from relaymesh.market.directory import Candidate
+from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest, examine
 from relaymesh.market.selection import Selection, select
 from tests.market.builders import (
