@@ -12,7 +12,7 @@ from relaymesh.market.pricing import affordable_output_units, estimate, price_ce
 from relaymesh.nostr.event import EventId
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.protocol.offer import PriceRow
-from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest
+from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest, RequestedJob
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
@@ -41,7 +41,7 @@ class NodeLoad:
 
 
 def admit_quote_request(
-    request: QuoteRequest,
+    request: RequestedJob,
     offers: Mapping[EventId, SignedOffer],
     load: NodeLoad,
     *,
@@ -53,7 +53,7 @@ def admit_quote_request(
     """Answer a 28770 with a binding price or with the reason for none (RM-01, "Quote").
 
     Of several rows that serve the request, the one that costs the buyer least is quoted; among equals the one of the
-    lowest offer id, then the first. A request that names no offer (an open one) is weighed against all current ones.
+    lowest offer id, then the first. A request that names no offer (an open one) is weighed against what is offered now.
 
     Args:
         offers: The node's current offers by the id of their event.
@@ -140,7 +140,7 @@ class _PricedRow:
         return self.offer.offer.rows[self.position]
 
 
-def _best_row(request: QuoteRequest, offers: Mapping[EventId, SignedOffer], now_ms: int) -> _PricedRow | Refusal:
+def _best_row(request: RequestedJob, offers: Mapping[EventId, SignedOffer], now_ms: int) -> _PricedRow | Refusal:
     relied_on = _relied_on(request, offers, now_ms)
     if isinstance(relied_on, Refusal):
         return relied_on
@@ -158,25 +158,26 @@ def _best_row(request: QuoteRequest, offers: Mapping[EventId, SignedOffer], now_
 
 
 def _relied_on(
-    request: QuoteRequest, offers: Mapping[EventId, SignedOffer], now_ms: int
+    request: RequestedJob, offers: Mapping[EventId, SignedOffer], now_ms: int
 ) -> tuple[SignedOffer, ...] | Refusal:
-    current = (offer for offer in offers.values() if offer.offer.valid_until * MILLISECONDS_PER_SECOND > now_ms)
-    if request.offer_id is None:
-        return tuple(current)
+    current = [offer for offer in offers.values() if offer.offer.valid_until * MILLISECONDS_PER_SECOND > now_ms]
+    if not isinstance(request, QuoteRequest):
+        newest = {offer.label: offer for offer in sorted(current, key=lambda offer: offer.offer.seq)}
+        return tuple(newest.values())  # what was replaced stands only for those who relied on it
     for offer in current:
-        if offer.event.id == request.offer_id and request.offer_seq in (None, offer.offer.seq):
+        if offer.event.id == request.offer_id and request.offer_seq == offer.offer.seq:
             return (offer,)
     return refuse(RefusalCode.OFFER_CHANGED, "the offer relied on is not this node's current one; read it again")
 
 
-def _matching_rows(request: QuoteRequest, offers: tuple[SignedOffer, ...]) -> Iterator[tuple[SignedOffer, int]]:
+def _matching_rows(request: RequestedJob, offers: tuple[SignedOffer, ...]) -> Iterator[tuple[SignedOffer, int]]:
     for offer in offers:
         for position, row in enumerate(offer.offer.rows):
             if row.model == request.model and request.job_type in row.job_types:
                 yield offer, position
 
 
-def _examine_row(request: QuoteRequest, offer: SignedOffer, row: PriceRow) -> AmountMsat | Refusal:
+def _examine_row(request: RequestedJob, offer: SignedOffer, row: PriceRow) -> AmountMsat | Refusal:
     for capability in request.capabilities:
         if capability not in row.capabilities:
             return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this row does not offer {capability!r}")

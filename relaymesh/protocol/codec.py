@@ -7,7 +7,7 @@ plaintext, so that one message can later be shown as evidence without giving a c
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.nostr.event import EventId, PublicKey, Signer, Tags, UnsignedEvent, VerifiedEvent, is_hex_32
@@ -21,25 +21,37 @@ from relaymesh.protocol.content import (
     encode_content,
 )
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
-from relaymesh.protocol.handshake import SessionAccept, SessionRequest
+from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
 from relaymesh.protocol.offer import Offer
-from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.quote import ForwardedRequest, Quote, QuoteRequest, RefusalMessage
 from relaymesh.protocol.ranking import Ranking
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.status import STATUS_LABEL, Status
 from relaymesh.units import Moment, Timestamp
 
-MarketMessage = QuoteRequest | Quote | SessionRequest | SessionAccept | RefusalMessage | Ranking
+MarketMessage = (
+    QuoteRequest
+    | ForwardedRequest
+    | Quote
+    | SessionRequest
+    | PostedRequest
+    | SessionAccept
+    | PostedAccept
+    | RefusalMessage
+    | Ranking
+)
 
 MESSAGE_KINDS: Final[dict[type[MarketMessage], Kind]] = {
     QuoteRequest: Kind.QUOTE_REQUEST,
+    ForwardedRequest: Kind.QUOTE_REQUEST,
     Quote: Kind.QUOTE,
     SessionRequest: Kind.SESSION_REQUEST,
+    PostedRequest: Kind.SESSION_REQUEST,
     SessionAccept: Kind.SESSION_ACCEPT,
+    PostedAccept: Kind.SESSION_ACCEPT,
     RefusalMessage: Kind.REFUSAL,
     Ranking: Kind.RANKING,
 }
-_MESSAGE_TYPES: Final[dict[int, type[MarketMessage]]] = {kind: value for value, kind in MESSAGE_KINDS.items()}
 
 TOPIC: Final = "relaymesh"
 _LABEL: Final = re.compile(rf"[a-z0-9./@-]{{1,{MAXIMUM_LABEL_BYTES}}}")
@@ -88,7 +100,7 @@ def open_message(event: VerifiedEvent, signer: Signer) -> MarketMessage | Refusa
     Raises:
         RemoteProtocolError: It is too large, not sealed to this key, or does not open: there is nobody to answer.
     """
-    _check_size(event)
+    check_size(event)
     recipients = event.tag_values("p")
     if len(recipients) != 1 or not is_hex_32(recipients[0]):
         raise RemoteProtocolError("a sealed message must name exactly one recipient")
@@ -114,16 +126,33 @@ def read_plaintext(event: VerifiedEvent, plaintext: str) -> MarketMessage | Refu
     """
     if event.tag_value("x") != hashlib.sha256(plaintext.encode()).hexdigest():
         raise RemoteProtocolError("the x tag must be the SHA-256 of the plaintext")
-    message_type = _MESSAGE_TYPES.get(event.kind)
-    if message_type is None:
-        raise RemoteProtocolError(f"kind {event.kind} is not a sealed message")
     fields = check_content(plaintext, maximum_bytes=MAXIMUM_PLAINTEXT_BYTES)
+    message_type = _message_type(event.kind, fields)
     if not is_hex_32(fields.get("salt")):
         raise RemoteProtocolError("the plaintext must carry a salt of 32 bytes in hex")
     version = fields.get("v")
     if version != PROTOCOL_VERSION or isinstance(version, bool):
         return refuse(RefusalCode.UNSUPPORTED_VERSION, f"this side speaks version {PROTOCOL_VERSION}")
     return message_type.from_checked(plaintext)
+
+
+def _message_type(kind: int, fields: dict[str, Any]) -> type[MarketMessage]:
+    """What a plaintext of this kind is to be read as: where a kind has two forms, one field tells them apart."""
+    match kind:
+        case Kind.QUOTE_REQUEST:
+            return ForwardedRequest if "request" in fields else QuoteRequest
+        case Kind.QUOTE:
+            return Quote
+        case Kind.SESSION_REQUEST:
+            return SessionRequest if "quote" in fields else PostedRequest
+        case Kind.SESSION_ACCEPT:
+            return PostedAccept if "quote" in fields else SessionAccept
+        case Kind.REFUSAL:
+            return RefusalMessage
+        case Kind.RANKING:
+            return Ranking
+        case _:
+            raise RemoteProtocolError(f"kind {kind} is not a sealed message")
 
 
 def is_timely(event: VerifiedEvent, now: Moment) -> bool:
@@ -232,7 +261,7 @@ def read_state_identifier(event: VerifiedEvent, kind: Kind) -> str:
     """The `d` of a 3877x of this kind, whatever it looks like; else as `read_state_label`."""
     if event.kind != kind:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
-    _check_size(event)
+    check_size(event)
     indexed = indexed_values(event)
     if len(indexed) > MAXIMUM_INDEXED_TAGS or any(len(value) > MAXIMUM_INDEXED_CHARACTERS for _, value in indexed):
         raise RemoteProtocolError(
@@ -245,6 +274,7 @@ def read_state_identifier(event: VerifiedEvent, kind: Kind) -> str:
     return identifiers[0]
 
 
-def _check_size(event: VerifiedEvent) -> None:
+def check_size(event: VerifiedEvent) -> None:
+    """RemoteProtocolError for an event that is larger than any market event may be."""
     if event.size > MAXIMUM_EVENT_BYTES:
         raise RemoteProtocolError(f"a market event must be at most {MAXIMUM_EVENT_BYTES} bytes")

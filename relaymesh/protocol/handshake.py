@@ -6,7 +6,7 @@ from pydantic import Field
 
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fields import Endpoint, EventIdField, Hex32, Milliseconds, RelayUrl, Version
-from relaymesh.protocol.quote import MAXIMUM_REPLY_RELAYS
+from relaymesh.protocol.quote import MAXIMUM_REPLY_RELAYS, QuoteRequest
 
 MAXIMUM_ENDPOINTS: Final = 4
 MAXIMUM_CONCURRENT_JOBS: Final = 4096
@@ -27,6 +27,16 @@ class SessionRequest(WireValue):
     term: Annotated[int, Field(ge=0, le=7)]
     ephemeral_key: Hex32
     relays: Annotated[tuple[RelayUrl, ...], Field(max_length=MAXIMUM_REPLY_RELAYS)] = ()
+
+
+class PostedRequest(QuoteRequest):
+    """What a 28772 without a quote asks: a session at the offer's posted price, on the first term of the quote to come.
+
+    Args:
+        ephemeral_key: The client's x-only key for this session alone.
+    """
+
+    ephemeral_key: Hex32
 
 
 class SessionAccept(WireValue):
@@ -50,3 +60,13 @@ class SessionAccept(WireValue):
     term: Annotated[int, Field(ge=0, le=7)]
     max_jobs: Annotated[int, Field(ge=1, le=MAXIMUM_CONCURRENT_JOBS)]
     idle_in_ms: Milliseconds
+
+
+class PostedAccept(SessionAccept):
+    """What a 28773 grants at a posted price: the session, and the quote that it rests on.
+
+    Args:
+        quote: The node's complete signed 28771, as the JSON object of NIP-01; its `e` is the 28772.
+    """
+
+    quote: dict[str, Any]

@@ -1,9 +1,10 @@
 """Quote request (28770), quote (28771), refusal message (28774): price before commitment (RM-01, "Conversation").
 
-A request describes the shape of a job, never the prompt. A quote is signed and binds the node to its price.
+A request describes the shape of a job, never the prompt: to one node about one of its offers, to everybody, or through
+a router that passes it on. A quote is signed and binds the node to its price.
 """
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field
 
@@ -55,12 +56,13 @@ class JobShape(WireValue):
         return (0, 1) if unit == "job" else (0, 0)
 
 
-class QuoteRequest(WireValue):
-    """What a 28770 asks.
+class RequestedJob(WireValue):
+    """What a buyer tells of a job before it is bought, whomever he asks.
 
     Args:
-        offer_id: The offer the buyer relies on; None in an open request.
-        offer_seq: That offer's `seq`.
+        model: The model's name, as offers have it.
+        job_type: The kind of job.
+        shape: How big the job is at the most.
         capabilities: What the job will need of the row.
         budget_msat: The most the buyer will pay for this job.
         settlement: The orders the buyer accepts, best first.
@@ -68,8 +70,6 @@ class QuoteRequest(WireValue):
     """
 
     v: Version = 1
-    offer_id: EventIdField | None
-    offer_seq: Sequence | None
     model: ModelName
     job_type: JobType
     shape: JobShape
@@ -77,6 +77,33 @@ class QuoteRequest(WireValue):
     budget_msat: Msat
     settlement: Annotated[tuple[Order, ...], Field(min_length=1, max_length=3)]
     relays: Annotated[tuple[RelayUrl, ...], Field(max_length=MAXIMUM_REPLY_RELAYS)] = ()
+
+
+class OpenRequest(RequestedJob):
+    """What a 28770 without a recipient asks of whoever sells: a reverse auction, readable by everybody."""
+
+
+class QuoteRequest(RequestedJob):
+    """What a 28770 asks of one node.
+
+    Args:
+        offer_id: The offer the buyer relies on.
+        offer_seq: That offer's `seq`.
+    """
+
+    offer_id: EventIdField
+    offer_seq: Sequence
+
+
+class ForwardedRequest(WireValue):
+    """What a 28770 to a router, or from a router to a node, carries: an open request, as its buyer signed it.
+
+    Args:
+        request: The buyer's complete signed 28770, as the JSON object of NIP-01.
+    """
+
+    v: Version = 1
+    request: dict[str, Any]
 
 
 class QuotedTerm(SettlementTerm):
@@ -116,17 +143,19 @@ class RefusalMessage(WireValue):
     Args:
         refusal: `code: reason`.
         retryable: Whether asking again may help.
+        retry_in_ms: When asking here again is worth while; None where the node does not say.
     """
 
     v: Version = 1
     refusal: Annotated[str, Field(min_length=1, max_length=240)]
     retryable: bool
+    retry_in_ms: Milliseconds | None = None
 
     @classmethod
     def of(cls, refusal: Refusal) -> Self:
         """The message that carries this refusal."""
-        return cls(refusal=refusal.to_wire(), retryable=refusal.is_retryable)
+        return cls(refusal=refusal.to_wire(), retryable=refusal.is_retryable, retry_in_ms=refusal.retry_in_ms)
 
     def to_refusal(self) -> Refusal:
         """The refusal it carries; RemoteProtocolError if the code is unknown."""
-        return Refusal.from_wire(self.refusal)
+        return Refusal.from_wire(self.refusal, self.retry_in_ms)

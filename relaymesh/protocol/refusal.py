@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.protocol.content import WireValue
-from relaymesh.protocol.fields import ShortText
+from relaymesh.protocol.fields import Milliseconds, ShortText
 
 MAXIMUM_REASON_CHARACTERS: Final = 200
 
@@ -71,10 +71,12 @@ class Refusal(WireValue):
     Args:
         code: One of the protocol's codes.
         reason: One sentence for a person; never prompt text, secrets or a stack trace.
+        retry_in_ms: When asking the same party again is worth while, as far as it can tell; a hint, no promise.
     """
 
     code: RefusalCode
     reason: ShortText
+    retry_in_ms: Milliseconds | None = None
 
     @property
     def is_retryable(self) -> bool:
@@ -86,8 +88,8 @@ class Refusal(WireValue):
         return f"{self.code.value}: {self.reason}"
 
     @classmethod
-    def from_wire(cls, text: str) -> Self:
-        """Read `code: reason`.
+    def from_wire(cls, text: str, retry_in_ms: int | None = None) -> Self:
+        """Read `code: reason`, and the hint that stood beside it.
 
         Raises:
             RemoteProtocolError: The code is not one of the protocol's, or the reason is too long.
@@ -102,9 +104,9 @@ class Refusal(WireValue):
             raise RemoteProtocolError(
                 f"a refusal must read `code: reason`, the reason at most {MAXIMUM_REASON_CHARACTERS} characters long"
             )
-        return cls(code=known, reason=reason)
+        return cls(code=known, reason=reason, retry_in_ms=retry_in_ms)
 
 
-def refuse(code: RefusalCode, reason: str) -> Refusal:
+def refuse(code: RefusalCode, reason: str, retry_in_ms: int | None = None) -> Refusal:
     """A refusal with its reason cut to what the protocol allows."""
-    return Refusal(code=code, reason=reason[:MAXIMUM_REASON_CHARACTERS])
+    return Refusal(code=code, reason=reason[:MAXIMUM_REASON_CHARACTERS], retry_in_ms=retry_in_ms)

@@ -99,6 +99,8 @@ def parse_message(value: object) -> SessionMessage:
     if layout is None:
         raise RemoteProtocolError("a session message must begin with a type that this version knows")
     build, checks = layout
+    if value[0] == "ERROR" and len(value) == len(checks):
+        value = [*value, _ABSENT]  # the hint at its end may be left out
     if len(value) != len(checks) + 1:
         raise RemoteProtocolError(f"{value[0]} must have {len(checks) + 1} elements, not {len(value)}")
     return build(*[check(item) for check, item in zip(checks, value[1:], strict=True)])
@@ -226,10 +228,19 @@ def _build_invoice(job_id: JobId, value: object) -> InvoiceMessage:
     return InvoiceMessage(job_id, **_read_fields(value, _INVOICE_FIELDS))
 
 
+def _build_error(job_id: JobId, refusal: Refusal, is_retryable: bool, retry_in_ms: int | None) -> ErrorMessage:
+    return ErrorMessage(job_id, refusal.model_copy(update={"retry_in_ms": retry_in_ms}), is_retryable)
+
+
+def _hint(value: object) -> int | None:
+    return None if value is _ABSENT else int(_NUMBER(value))
+
+
 def _as_is(value: object) -> Any:
     return value
 
 
+_ABSENT: Final = object()
 _LAYOUTS: Final[dict[str, tuple[Callable[..., SessionMessage], tuple[Callable[[object], Any], ...]]]] = {
     "JOB": (_build_job, (_hex_32, _as_is)),
     "INVOICE": (_build_invoice, (_hex_32, _as_is)),
@@ -243,7 +254,7 @@ _LAYOUTS: Final[dict[str, tuple[Callable[..., SessionMessage], tuple[Callable[[o
     "CREDIT": (CreditMessage, (_hex_32, _integer(1, MAXIMUM_INTEGER))),
     "CANCEL": (CancelMessage, (_hex_32,)),
     "BYE": (ByeMessage, (_text(MAXIMUM_REASON_CHARACTERS),)),
-    "ERROR": (ErrorMessage, (_hex_32, _refusal, _boolean)),
+    "ERROR": (_build_error, (_hex_32, _refusal, _boolean, _hint)),
     "PART": (PartMessage, (_NUMBER, _integer(0, MAXIMUM_PARTS - 1), _integer(2, MAXIMUM_PARTS), _text())),
     "RESUME": (ResumeMessage, (_hex_32, _NUMBER)),
     "PING": (PingMessage, (_NUMBER,)),

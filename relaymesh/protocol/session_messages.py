@@ -216,7 +216,10 @@ class ByeMessage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorMessage:
-    """`ERROR`, either way: this job is refused or over; `is_retryable` says whether asking again may help."""
+    """`ERROR`, either way: this job is refused or over; `is_retryable` says whether asking again may help.
+
+    The refusal's hint when to ask again travels as a last element, which is left out where there is none.
+    """
 
     job_id: JobId
     refusal: Refusal
@@ -224,7 +227,8 @@ class ErrorMessage:
 
     def to_json(self) -> list[object]:
         """The message as a JSON array."""
-        return ["ERROR", self.job_id, self.refusal.to_wire(), self.is_retryable]
+        hint = () if self.refusal.retry_in_ms is None else (self.refusal.retry_in_ms,)
+        return ["ERROR", self.job_id, self.refusal.to_wire(), self.is_retryable, *hint]
 
 
 @dataclass(frozen=True, slots=True)

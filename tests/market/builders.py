@@ -10,7 +10,7 @@ from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.codec import SignedOffer, SignedStatus, build_offer, build_status, read_offer, read_status
 from relaymesh.protocol.fields import Order
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
-from relaymesh.protocol.quote import JobShape, QuoteRequest
+from relaymesh.protocol.quote import JobShape, OpenRequest, QuoteRequest
 from relaymesh.protocol.status import LabelLoad, NodeState, Status
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
 
@@ -112,18 +112,22 @@ def buyer_request(**changes: Any) -> BuyerRequest:
     return BuyerRequest(**{**fields, **changes})
 
 
-def quote_request(offer: SignedOffer | None, **changes: Any) -> QuoteRequest:
-    """A quote request that relies on `offer`, or an open one."""
+def quote_request(offer: SignedOffer, **changes: Any) -> QuoteRequest:
+    """A quote request that relies on `offer`."""
+    relied_on = {"offer_id": offer.event.id, "offer_seq": offer.offer.seq}
+    return QuoteRequest.model_validate({**open_request().model_dump(), **relied_on, **changes})
+
+
+def open_request(**changes: Any) -> OpenRequest:
+    """What a quote request asks, asked of everybody."""
     fields: dict[str, Any] = {
-        "offer_id": offer.event.id if offer else None,
-        "offer_seq": offer.offer.seq if offer else None,
         "model": MODEL,
         "job_type": "chat",
         "shape": shape(),
         "budget_msat": 100_000,
         "settlement": ("prepay",),
     }
-    return QuoteRequest.model_validate({**fields, **changes})
+    return OpenRequest.model_validate({**fields, **changes})
 
 
 quantities = st.integers(0, 10**9) | st.integers(0, 5_000)

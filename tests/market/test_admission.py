@@ -13,13 +13,14 @@ from relaymesh.nostr.event import EventId
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.protocol.fields import Order
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
-from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest
+from relaymesh.protocol.quote import JobShape, Quote, RequestedJob
 from relaymesh.protocol.refusal import Refusal, RefusalCode
 from relaymesh.units import AmountMsat
 from tests.market.builders import (
     NOW,
     amounts,
     node,
+    open_request,
     orders,
     prepay,
     quantities,
@@ -37,7 +38,7 @@ IDLE = NodeLoad(free=1, queue=0, draining=False)
 
 
 def answer(
-    request: QuoteRequest, *offers: SignedOffer, load: NodeLoad = IDLE, now_ms: int = NOW * 1_000
+    request: RequestedJob, *offers: SignedOffer, load: NodeLoad = IDLE, now_ms: int = NOW * 1_000
 ) -> Quote | Refusal:
     """The node's answer, its quote valid for a minute and its output coming in 250 ms."""
     return admit_quote_request(
@@ -172,17 +173,27 @@ def test_an_open_request_is_answered_from_the_cheapest_current_offer_in_any_orde
     dear = signed_offer(label="dear", rows=(row(minimum_msat=3_000),))
     cheap = signed_offer(label="cheap", rows=(row(minimum_msat=2_000),))
     over = signed_offer(label="over", rows=(row(minimum_msat=1_000),), valid_until=NOW)
-    answers = [answer(quote_request(None), *offers) for offers in ((dear, cheap, over), (over, cheap, dear))]
+    answers = [answer(open_request(), *offers) for offers in ((dear, cheap, over), (over, cheap, dear))]
     assert answers[0] == answers[1]
     assert isinstance(answers[0], Quote) and answers[0].offer_id == cheap.event.id
-    assert refusal_of(answer(quote_request(None), over)) is RefusalCode.MODEL_NOT_OFFERED
+    assert refusal_of(answer(open_request(), over)) is RefusalCode.MODEL_NOT_OFFERED
+
+
+def test_an_open_request_is_answered_from_what_is_offered_now_and_not_from_what_that_replaced() -> None:
+    before = signed_offer(seq=NOW - 60, rows=(row(minimum_msat=1_000),))
+    now = signed_offer(seq=NOW, rows=(row(minimum_msat=3_000),))
+    for offers in ((before, now), (now, before)):
+        quote = answer(open_request(), *offers)
+        assert isinstance(quote, Quote) and quote.offer_id == now.event.id
+        relied_on = answer(quote_request(before), *offers)
+        assert isinstance(relied_on, Quote) and relied_on.offer_id == before.event.id
 
 
 def test_an_open_request_is_refused_by_what_came_nearest_to_a_quote() -> None:
     small = signed_offer(label="small", rows=(row(output_limit=10),))
     dear = signed_offer(label="dear", rows=(row(minimum_msat=10**6),))
     for offers in ((small, dear), (dear, small)):
-        assert refusal_of(answer(quote_request(None), *offers)) is RefusalCode.OVER_BUDGET
+        assert refusal_of(answer(open_request(), *offers)) is RefusalCode.OVER_BUDGET
 
 
 def test_a_job_priced_by_the_second_may_cost_the_budget_and_no_more() -> None:
@@ -207,10 +218,11 @@ def test_every_quote_keeps_to_the_offer_the_limits_and_the_budget(
     budget: AmountMsat,
     accepted: list[Order],
     offered: list[SettlementTerm],
-    open_request: bool,
+    is_open: bool,
 ) -> None:
     offer = signed_offer(node(1), rows=tuple(prices), settlement=tuple(offered))
-    request = quote_request(None if open_request else offer, shape=size, budget_msat=budget, settlement=tuple(accepted))
+    asked = {"shape": size, "budget_msat": budget, "settlement": tuple(accepted)}
+    request = open_request(**asked) if is_open else quote_request(offer, **asked)
     quote = answer(request, offer)
     if isinstance(quote, Refusal):
         assert quote.code in (RefusalCode.OVER_LIMIT, RefusalCode.OVER_BUDGET, RefusalCode.UNSUPPORTED_PARAMETER)

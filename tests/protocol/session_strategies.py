@@ -82,7 +82,7 @@ leaves = st.builds(
 errors = st.builds(
     ErrorMessage,
     job_id=job_ids,
-    refusal=st.builds(refuse, st.sampled_from(RefusalCode), texts.map(str.strip)),
+    refusal=st.builds(refuse, st.sampled_from(RefusalCode), texts.map(str.strip), st.one_of(st.none(), integers)),
     is_retryable=st.booleans(),
 )
 parts = st.builds(PartMessage, part_id=integers, index=st.integers(0, 63), total=st.integers(2, 64), text=texts)
