@@ -10,6 +10,7 @@ from typing import Final
 
 from relaymesh.errors import LocalProtocolError
 from relaymesh.nostr.event import PublicKey
+from relaymesh.units import MAXIMUM_INTEGER, AmountMsat
 
 MILLI: Final = 1_000
 BYTES_PER_TOKEN: Final = 4
@@ -37,6 +38,7 @@ class Standing:
         trust_milli: How far the reader trusts the node, 0 … 1,000.
         stake_units: What the node has at stake, decayed, capped and checked: 0 … 10^9.
         is_on_probation: Whether it is too new for more than small jobs.
+        job_limit_msat: The most that a job may cost there, while it is on probation; None for no limit.
         slow_first_output_ms: What 90 of 100 jobs did not exceed to their first output; None when nobody measured it.
         slow_output_units_per_1000s: The speed that 90 of 100 jobs reached; None likewise.
         reasons: A few short words for explanations; they change nothing.
@@ -52,6 +54,7 @@ class Standing:
     trust_milli: int = 0
     stake_units: int = 0
     is_on_probation: bool = False
+    job_limit_msat: AmountMsat | None = None
     slow_first_output_ms: int | None = None
     slow_output_units_per_1000s: int | None = None
     reasons: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Standing:
             _check(name, 1 if speed is None else speed, 1, MAXIMUM_OBSERVED_SPEED)
         _check("trust_milli", self.trust_milli, 0, MILLI)
         _check("stake_units", self.stake_units, 0, MAXIMUM_STAKE_UNITS)
+        _check("job_limit_msat", self.job_limit_msat or 0, 0, MAXIMUM_INTEGER)
 
 
 Standings = Mapping[PublicKey, Standing]
