@@ -1,88 +1,82 @@
-"""The directory: an index of the market's live state, offers and statuses, as relays deliver it (RM-01, "State").
+"""The directory: an index of the market's live state, whatever kind, as relays deliver it (RM-01, "State").
 
 There is no registry: whoever listens to relays has a directory of his own. Nothing that a peer publishes makes it
 raise, roll back, grow without bound, or cost more than what changed.
 """
 
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
-from relaymesh.errors import RemoteProtocolError
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.expiry import ExpiryIndex
+from relaymesh.market.state import (
+    ALL_OFFERS,
+    ALL_ROUTERS,
+    STATE_KINDS,
+    Address,
+    Ignored,
+    IgnoredEvent,
+    LookupKey,
+    State,
+    address_of,
+    end_of,
+    offer_key,
+    read_state,
+    sequence_of,
+    subject_key,
+)
+from relaymesh.market.state_memory import Entry, StateMemory
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
-from relaymesh.nostr.tags import read_expiration
-from relaymesh.protocol.codec import (
-    STATE_FUTURE_SECONDS,
-    SignedOffer,
-    SignedStatus,
-    read_offer,
-    read_status,
-)
+from relaymesh.nostr.packed_event import unpack
+from relaymesh.protocol.assertion import SignedAssertion
+from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.protocol.fields import JobType
+from relaymesh.protocol.manifest import SignedManifest
+from relaymesh.protocol.router_announcement import SignedRouterAnnouncement
 from relaymesh.protocol.status import STATUS_LABEL
 from relaymesh.units import Timestamp
 
 MAXIMUM_NODES: Final = 200_000
-MAXIMUM_OFFERS_PER_NODE: Final = 64
 MAXIMUM_REMEMBERED_SEQUENCES: Final = 200_000
 MAXIMUM_EQUIVOCATIONS: Final = 64
+MAXIMUM_LAST_IGNORED: Final = 32
+MAXIMUM_RELAYS: Final = 255
 
-Address = tuple[PublicKey, int, str]
-"""Author, kind and `d`: what one piece of addressable state is known by (NIP-01)."""
-
-
-class Ignored(Enum):
-    """Why an event left the directory as it was."""
-
-    OTHER_KIND = "not a kind the directory keeps"
-    INVALID = "not a valid offer or status"
-    EXPIRED = "expired"
-    FROM_THE_FUTURE = "from the future"
-    ROLLED_BACK = "older than what is known"
-    EQUIVOCATION = "the same seq with other content"
-    FULL = "no room"
-
-
-@dataclass(slots=True)
-class _Entry:
-    state: SignedOffer | SignedStatus
-    relays: dict[str, None]
-
-    @property
-    def sequence(self) -> int:
-        return _sequence(self.state)
+KeyT = TypeVar("KeyT")
+StateT = TypeVar("StateT", bound=State)
 
 
 class Directory:
-    """Live offers and statuses, fed event by event; the time is always an argument.
+    """Live state of every kind in `STATE_KINDS`, fed event by event; the time is always an argument.
 
-    Anti-rollback: for each author, kind and label a lower `seq` than the highest seen is refused, also after that one
+    Anti-rollback: for each author, kind and `d` a lower `seq` than the highest seen is refused, also after that one
     has expired; an equal one with equal content is a republication, with other content it is refused, and kept as
     evidence if it is an offer. State disappears at its `valid_until` or `expiration` by itself.
 
-    Limits: at most `MAXIMUM_NODES` nodes with `MAXIMUM_OFFERS_PER_NODE` offers each, memory of
+    Limits: at most `MAXIMUM_NODES` authors with so many pieces of state as their kinds allow, memory of
     `MAXIMUM_REMEMBERED_SEQUENCES` expired ones, `MAXIMUM_EQUIVOCATIONS` pieces of evidence.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Address, _Entry] = {}
-        self._addresses: dict[EventId, Address] = {}
-        self._offers_of: dict[PublicKey, int] = {}
-        self._index: dict[tuple[str | None, JobType | None], dict[EventId, SignedOffer]] = {}
-        self._expiry: ExpiryIndex[Address] = ExpiryIndex()
+        self._entries: dict[Address, Entry] = {}
+        self._by_event: dict[bytes, Entry] = {}
+        self._memory = StateMemory()
+        self._held: dict[tuple[PublicKey, int], int] = {}
+        self._authors: dict[PublicKey, int] = {}
+        self._index: dict[LookupKey, dict[Entry, None]] = {}
+        self._expiry: ExpiryIndex[Entry] = ExpiryIndex()
         self._remembered: OrderedDict[Address, tuple[int, bytes]] = OrderedDict()
         self._equivocations: dict[Address, tuple[VerifiedEvent, VerifiedEvent]] = {}
         self._ignored: dict[Ignored, int] = dict.fromkeys(Ignored, 0)
+        self._last_ignored: deque[IgnoredEvent] = deque(maxlen=MAXIMUM_LAST_IGNORED)
+        self._relays: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._bucket(None, None))
+        return len(self._bucket(ALL_OFFERS))
 
     @property
     def ignored(self) -> Mapping[Ignored, int]:
@@ -90,179 +84,218 @@ class Directory:
         return MappingProxyType(self._ignored)
 
     @property
+    def last_ignored(self) -> tuple[IgnoredEvent, ...]:
+        """The events that were ignored last, each with what was wrong with it; the latest at the end."""
+        return tuple(self._last_ignored)
+
+    @property
     def equivocations(self) -> tuple[tuple[VerifiedEvent, VerifiedEvent], ...]:
         """Pairs of offers of one author with equal label and `seq` and different content, the one that counts first."""
         return tuple(self._equivocations.values())
 
     def apply(self, event: VerifiedEvent, relay_url: str, now: Timestamp) -> bool:
-        """Take in an offer (38770) or a status (38771) that a relay delivered; never raises on what it says.
+        """Take in a piece of state that a relay delivered; never raises on what it says.
 
         Returns:
             Whether the market changed. An event that is ignored is counted by its reason in `ignored`.
         """
         self._expire(now)
-        known = self._addresses.get(event.id)
-        if known is not None:
-            self._entries[known].relays[relay_url] = None
+        if self.carried(event.id, relay_url):
             return False
-        state = _read_state(event, now)
-        reason = state if isinstance(state, Ignored) else self._refuse(state)
-        if reason is not None:
-            self._ignored[reason] += 1
+        state = read_state(event, now)
+        refusal = state if isinstance(state, tuple) else self._refuse(state)
+        if refusal is not None:
+            self._ignore(event, relay_url, *refusal)
             return False
-        assert not isinstance(state, Ignored)  # else it were the reason, told to the type checker
-        if _ends_at(state) <= now:
+        assert not isinstance(state, tuple)  # else it were the refusal, told to the type checker
+        if end_of(state) <= now:
+            self._ignore(event, relay_url, Ignored.EXPIRED, "")
             return self._supersede_by_expired(state)
-        return self._place(state, relay_url)
+        self._place(state, relay_url)
+        return True
+
+    def carried(self, event_id: EventId, relay_url: str) -> bool:
+        """Note that a relay carries this event too; whether it is live here."""
+        entry = self._by_event.get(bytes.fromhex(event_id))
+        if entry is None:
+            return False
+        number = self._number_of(relay_url)
+        if number not in entry.relays:
+            entry.relays += number
+        return True
 
     def offers(self, now: Timestamp) -> tuple[SignedOffer, ...]:
         """All live offers."""
         self._expire(now)
-        return tuple(self._bucket(None, None).values())
+        return tuple(self._recall(entry, SignedOffer) for entry in self._bucket(ALL_OFFERS))
 
     def status(self, node: PublicKey, now: Timestamp) -> SignedStatus | None:
         """The node's live status, if any."""
         self._expire(now)
-        return self._live_status(node)
+        return self._find((node, Kind.STATUS, STATUS_LABEL), SignedStatus)
+
+    def manifest(self, author: PublicKey, label: str, now: Timestamp) -> SignedManifest | None:
+        """What a node says about the machine behind this label, if anything."""
+        self._expire(now)
+        return self._find((author, Kind.MANIFEST, label), SignedManifest)
+
+    def routers(self, now: Timestamp) -> tuple[SignedRouterAnnouncement, ...]:
+        """All live router announcements."""
+        self._expire(now)
+        return tuple(self._recall(entry, SignedRouterAnnouncement) for entry in self._bucket(ALL_ROUTERS))
+
+    def assertions(self, subject: PublicKey, now: Timestamp) -> tuple[SignedAssertion, ...]:
+        """What others assert about a key; costs what it returns."""
+        self._expire(now)
+        return tuple(self._recall(entry, SignedAssertion) for entry in self._bucket(subject_key(subject)))
 
     def candidates(self, model: str | None, job_type: JobType, now: Timestamp) -> tuple[Candidate, ...]:
         """Every live price for this model (None for any) and job type, statuses joined; costs what it returns."""
         self._expire(now)
         return tuple(
-            Candidate(offer, row, self._live_status(offer.node))
-            for offer in self._bucket(model, job_type).values()
+            Candidate(offer, row, self._find((offer.node, Kind.STATUS, STATUS_LABEL), SignedStatus))
+            for offer in self._offers_for(model, job_type)
             for row in offer.offer.rows
             if job_type in row.job_types and model in (None, row.model)
         )
 
     def relays_of(self, event_id: EventId) -> tuple[str, ...]:
         """Which relays carried this live event, in the order in which they did."""
-        address = self._addresses.get(event_id)
-        return () if address is None else tuple(self._entries[address].relays)
+        entry = self._by_event.get(bytes.fromhex(event_id))
+        urls = tuple(self._relays)
+        return () if entry is None else tuple(urls[number] for number in entry.relays)
 
-    def _bucket(self, model: str | None, job_type: JobType | None) -> dict[EventId, SignedOffer]:
-        return self._index.get((model, job_type), {})
+    # ── looking up ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _live_status(self, node: PublicKey) -> SignedStatus | None:
-        entry = self._entries.get((node, Kind.STATUS, STATUS_LABEL))
-        return entry.state if entry is not None and isinstance(entry.state, SignedStatus) else None
+    def _bucket(self, key: LookupKey) -> dict[Entry, None]:
+        return self._index.get(key, {})
 
-    def _refuse(self, state: SignedOffer | SignedStatus) -> Ignored | None:
-        address = _address(state)
+    def _offers_for(self, model: str | None, job_type: JobType) -> Iterator[SignedOffer]:
+        for entry in self._bucket(offer_key(model, job_type)):
+            yield self._recall(entry, SignedOffer)
+
+    def _find(self, address: Address, kind: type[StateT]) -> StateT | None:
         entry = self._entries.get(address)
-        if entry is not None:
-            if _sequence(state) < entry.sequence:
-                return Ignored.ROLLED_BACK
-            if _sequence(state) == entry.sequence:
-                return self._refuse_equal(entry, state)
-            return None
-        sequence, digest = self._remembered.get(address, (-1, b""))
-        if _sequence(state) < sequence:
-            return Ignored.ROLLED_BACK
-        if _sequence(state) == sequence and _digest(state) != digest:
-            return Ignored.EQUIVOCATION
-        return Ignored.FULL if self._is_full_for(state) else None
+        return None if entry is None else self._recall(entry, kind)
 
-    def _refuse_equal(self, entry: _Entry, state: SignedOffer | SignedStatus) -> Ignored | None:
-        if entry.state.event.content != state.event.content:
-            address = _address(state)
-            if isinstance(state, SignedOffer) and len(self._equivocations) < MAXIMUM_EQUIVOCATIONS:
-                self._equivocations.setdefault(address, (entry.state.event, state.event))
-            return Ignored.EQUIVOCATION
-        return None if _precedence(state) > _precedence(entry.state) else Ignored.ROLLED_BACK
-
-    def _is_full_for(self, state: SignedOffer | SignedStatus) -> bool:
-        offers = self._offers_of.get(state.node)
-        if offers is None:
-            return len(self._offers_of) >= MAXIMUM_NODES
-        return isinstance(state, SignedOffer) and offers >= MAXIMUM_OFFERS_PER_NODE
-
-    def _supersede_by_expired(self, state: SignedOffer | SignedStatus) -> bool:
-        # It says nothing any more, but what it replaced must not come back through a relay that withheld it.
-        address = _address(state)
-        was_live = address in self._entries
-        if was_live:
-            self._remove(address)
-        self._remember(address, state)
-        self._ignored[Ignored.EXPIRED] += 1
-        return was_live
-
-    def _place(self, state: SignedOffer | SignedStatus, relay_url: str) -> bool:
-        address = _address(state)
-        if address in self._entries:
-            self._remove(address)
-        self._entries[address] = _Entry(state, {relay_url: None})
-        self._addresses[state.event.id] = address
-        self._offers_of[state.node] = self._offers_of.get(state.node, 0) + isinstance(state, SignedOffer)
-        self._expiry.schedule(address, _ends_at(state))
-        if isinstance(state, SignedOffer):
-            for key in _index_keys(state):
-                self._index.setdefault(key, {})[state.event.id] = state
-        return True
-
-    def _remove(self, address: Address) -> SignedOffer | SignedStatus:
-        state = self._entries.pop(address).state
-        del self._addresses[state.event.id]
-        self._expiry.cancel(address)
-        if isinstance(state, SignedOffer):
-            self._offers_of[state.node] -= 1
-            for key in _index_keys(state):
-                bucket = self._index[key]
-                del bucket[state.event.id]
-                if not bucket:
-                    del self._index[key]
-        if not self._offers_of[state.node] and self._live_status(state.node) is None:
-            del self._offers_of[state.node]
+    def _recall(self, entry: Entry, kind: type[StateT]) -> StateT:
+        state = self._memory.recall(entry)
+        assert isinstance(state, kind)  # its address names its kind
         return state
 
-    def _expire(self, now: Timestamp) -> None:
-        for address in self._expiry.pop_ended(now):
-            self._remember(address, self._remove(address))
+    def _number_of(self, relay_url: str) -> bytes:
+        """A relay's number, as one byte; relays that come after the last number share it."""
+        number = self._relays.get(relay_url)
+        if number is None:
+            number = len(self._relays)
+            if number < MAXIMUM_RELAYS:
+                self._relays[relay_url] = number
+        return bytes((min(number, MAXIMUM_RELAYS - 1),))
 
-    def _remember(self, address: Address, state: SignedOffer | SignedStatus) -> None:
-        self._remembered[address] = (_sequence(state), _digest(state))
+    # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ignore(self, event: VerifiedEvent, relay_url: str, reason: Ignored, detail: str) -> None:
+        self._ignored[reason] += 1
+        self._last_ignored.append(IgnoredEvent(event.id, event.public_key, event.kind, relay_url, reason, detail))
+
+    def _refuse(self, state: State) -> tuple[Ignored, str] | None:
+        address, sequence = address_of(state), sequence_of(state)
+        entry = self._entries.get(address)
+        if entry is not None:
+            if sequence < entry.sequence:
+                return Ignored.ROLLED_BACK, ""
+            return self._refuse_equal(entry, state) if sequence == entry.sequence else None
+        remembered, digest = self._remembered.get(address, (-1, b""))
+        if sequence < remembered:
+            return Ignored.ROLLED_BACK, ""
+        if sequence == remembered and _digest(state.event) != digest:
+            return Ignored.EQUIVOCATION, ""
+        return (Ignored.FULL, "") if self._is_full_for(address) else None
+
+    def _refuse_equal(self, entry: Entry, state: State) -> tuple[Ignored, str] | None:
+        known = unpack(entry.packed)
+        if known.content != state.event.content:
+            if isinstance(state, SignedOffer) and len(self._equivocations) < MAXIMUM_EQUIVOCATIONS:
+                self._equivocations.setdefault(entry.address, (known, state.event))
+            return Ignored.EQUIVOCATION, ""
+        return None if _precedence(state.event) > _precedence(known) else (Ignored.ROLLED_BACK, "")
+
+    def _is_full_for(self, address: Address) -> bool:
+        author, kind, _ = address
+        if author not in self._authors:
+            return len(self._authors) >= MAXIMUM_NODES
+        return self._held.get((author, kind), 0) >= STATE_KINDS[kind].most_per_author
+
+    # ── what is kept ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _supersede_by_expired(self, state: State) -> bool:
+        # It says nothing any more, but what it replaced must not come back through a relay that withheld it.
+        address = address_of(state)
+        entry = self._entries.get(address)
+        if entry is not None:
+            self._remove(entry)
+        self._remember(address, sequence_of(state), state.event)
+        return entry is not None
+
+    def _place(self, state: State, relay_url: str) -> None:
+        address, kind = address_of(state), STATE_KINDS[state.event.kind]
+        entry = self._entries.get(address)
+        if entry is None:
+            entry = self._entries[address] = Entry(address)
+            self._count(address, 1)
+        else:
+            self._unlink(entry)
+        self._memory.keep(entry, state, sequence_of(state), end_of(state))
+        entry.relays = self._number_of(relay_url)
+        self._by_event[entry.packed[:32]] = entry
+        self._expiry.schedule(entry, entry.ends_at)
+        for key in () if kind.lookup_keys is None else kind.lookup_keys(state):
+            self._index.setdefault(key, {})[entry] = None
+
+    def _unlink(self, entry: Entry) -> None:
+        """Take what stands in an entry out of every index."""
+        del self._by_event[entry.packed[:32]]
+        lookup_keys = STATE_KINDS[entry.address[1]].lookup_keys
+        for key in () if lookup_keys is None else lookup_keys(self._memory.recall(entry)):
+            bucket = self._index[key]
+            del bucket[entry]
+            if not bucket:
+                del self._index[key]
+
+    def _remove(self, entry: Entry) -> None:
+        self._unlink(entry)
+        del self._entries[entry.address]
+        self._expiry.cancel(entry)
+        self._count(entry.address, -1)
+        self._memory.forget(entry)
+
+    def _count(self, address: Address, change: int) -> None:
+        author, kind, _ = address
+        _add(self._held, (author, kind), change)
+        _add(self._authors, author, change)
+
+    def _expire(self, now: Timestamp) -> None:
+        for entry in self._expiry.pop_ended(now):
+            self._remember(entry.address, entry.sequence, unpack(entry.packed))
+            self._remove(entry)
+
+    def _remember(self, address: Address, sequence: int, event: VerifiedEvent) -> None:
+        self._remembered[address] = (sequence, _digest(event))
         self._remembered.move_to_end(address)
         if len(self._remembered) > MAXIMUM_REMEMBERED_SEQUENCES:
             self._remembered.popitem(last=False)
 
 
-def _read_state(event: VerifiedEvent, now: Timestamp) -> SignedOffer | SignedStatus | Ignored:
-    if event.kind not in (Kind.OFFER, Kind.STATUS):
-        return Ignored.OTHER_KIND
-    if event.created_at > now + STATE_FUTURE_SECONDS:
-        return Ignored.FROM_THE_FUTURE
-    try:
-        return read_offer(event) if event.kind == Kind.OFFER else read_status(event)
-    except RemoteProtocolError:
-        return Ignored.INVALID
+def _add(counts: dict[KeyT, int], key: KeyT, change: int) -> None:
+    counts[key] = counts.get(key, 0) + change
+    if not counts[key]:
+        del counts[key]
 
 
-def _address(state: SignedOffer | SignedStatus) -> Address:
-    return state.node, state.event.kind, state.label if isinstance(state, SignedOffer) else STATUS_LABEL
+def _digest(event: VerifiedEvent) -> bytes:
+    return hashlib.sha256(event.content.encode()).digest()
 
 
-def _sequence(state: SignedOffer | SignedStatus) -> int:
-    return state.offer.seq if isinstance(state, SignedOffer) else state.status.seq
-
-
-def _ends_at(state: SignedOffer | SignedStatus) -> Timestamp:
-    if isinstance(state, SignedStatus):
-        return state.expires_at
-    expiration = read_expiration(state.event)
-    return state.offer.valid_until if expiration is None else min(state.offer.valid_until, expiration)
-
-
-def _digest(state: SignedOffer | SignedStatus) -> bytes:
-    return hashlib.sha256(state.event.content.encode()).digest()
-
-
-def _precedence(state: SignedOffer | SignedStatus) -> tuple[int, int]:
+def _precedence(event: VerifiedEvent) -> tuple[int, int]:
     # As relays keep addressable events: the later one, of equals the one with the lowest id (NIP-01).
-    return state.event.created_at, -int(state.event.id, 16)
-
-
-def _index_keys(state: SignedOffer) -> Iterator[tuple[str | None, JobType | None]]:
-    yield None, None
-    for job_type in state.offer.job_types:
-        yield None, job_type
-    yield from dict.fromkeys((row.model, job_type) for row in state.offer.rows for job_type in row.job_types)
+    return event.created_at, -int(event.id, 16)

@@ -12,16 +12,17 @@ _STALE_ALLOWED: Final = 64
 
 
 class ExpiryIndex(Generic[KeyT]):
-    """Keys by the time at which they end; nothing is ever scanned.
+    """Keys by the second in which they end; nothing is ever scanned, however many there are.
 
-    Moving a key leaves its old place in the heap behind. Once such leftovers outnumber the keys, the heap is built
-    anew, so that a peer who moves his own key for ever makes it no larger; a call costs O(log n) on average.
+    Only the seconds are kept in order, in a heap: a status ends within minutes, so there are few of them, and a call
+    costs the same for ten keys as for a hundred thousand. A second that nothing ends in any more leaves its place in
+    the heap behind; once such leftovers outnumber the others, the heap is built anew.
     """
 
     def __init__(self) -> None:
-        self._ends: dict[KeyT, tuple[Timestamp, int]] = {}
-        self._heap: list[tuple[Timestamp, int, KeyT]] = []
-        self._ticket = 0
+        self._ends: dict[KeyT, Timestamp] = {}
+        self._ending: dict[Timestamp, dict[KeyT, None]] = {}
+        self._seconds: list[Timestamp] = []
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -29,27 +30,36 @@ class ExpiryIndex(Generic[KeyT]):
     @property
     def heap_size(self) -> int:
         """Places held in the heap, leftovers included."""
-        return len(self._heap)
+        return len(self._seconds)
 
     def schedule(self, key: KeyT, at: Timestamp) -> None:
         """Let `key` end at `at`, whatever was said about it before."""
-        self._ticket += 1  # tells a key's place from its leftovers, and keeps keys from ever being compared
-        self._ends[key] = (at, self._ticket)
-        heapq.heappush(self._heap, (at, self._ticket, key))
-        if len(self._heap) > 2 * len(self._ends) + _STALE_ALLOWED:
-            self._heap = [(at, ticket, key) for key, (at, ticket) in self._ends.items()]
-            heapq.heapify(self._heap)
+        self.cancel(key)
+        self._ends[key] = at
+        ending = self._ending.get(at)
+        if ending is not None:
+            ending[key] = None
+            return
+        self._ending[at] = {key: None}
+        heapq.heappush(self._seconds, at)
+        if len(self._seconds) > 2 * len(self._ending) + _STALE_ALLOWED:
+            self._seconds = sorted(self._ending)
 
     def cancel(self, key: KeyT) -> None:
         """Forget `key`, if it is known."""
-        self._ends.pop(key, None)
+        at = self._ends.pop(key, None)
+        if at is None:
+            return
+        ending = self._ending[at]
+        del ending[key]
+        if not ending:
+            del self._ending[at]
 
     def pop_ended(self, now: Timestamp) -> list[KeyT]:
         """Remove and return all keys that end at or before `now`, the earliest first."""
         ended: list[KeyT] = []
-        while self._heap and self._heap[0][0] <= now:
-            at, ticket, key = heapq.heappop(self._heap)
-            if self._ends.get(key) == (at, ticket):
+        while self._seconds and self._seconds[0] <= now:
+            for key in self._ending.pop(heapq.heappop(self._seconds), ()):
                 del self._ends[key]
                 ended.append(key)
         return ended

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.market import directory as directory_module
-from relaymesh.market.directory import Directory, Ignored
+from relaymesh.market.directory import Directory
+from relaymesh.market.state import STATE_KINDS, Ignored
 from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
@@ -236,7 +237,7 @@ def test_it_knows_which_relays_carried_what_is_live() -> None:
 
 def test_a_node_has_a_limited_number_of_offers() -> None:
     directory = Directory()
-    limit = directory_module.MAXIMUM_OFFERS_PER_NODE
+    limit = STATE_KINDS[Kind.OFFER].most_per_author
     for number in range(limit + 3):
         directory.apply(signed_offer(label=f"main/{number}").event, RELAY, NOW)
     assert len(directory) == limit
@@ -346,7 +347,7 @@ def test_state_with_more_tags_than_relays_should_index_is_invalid(more: tuple[tu
 
 def test_other_kinds_are_not_its_business() -> None:
     directory = Directory()
-    for kind in (1, Kind.MANIFEST, Kind.QUOTE):
+    for kind in (1, Kind.RECEIPT, Kind.QUOTE):
         assert not directory.apply(altered(signed_offer(), kind=int(kind)), RELAY, NOW)
     assert counted(directory) == {Ignored.OTHER_KIND: 3}
 
