@@ -6,10 +6,14 @@ to; when it goes, `remove` it there; on a new status or standing of a node, `set
 that holds an offer of that node. Each of these costs the same however many prices there are. An offer is known by its
 event id: place what replaces it, and remove it.
 
+Hold integers, names and ids, and no offer or status: a directory has a hundred thousand nodes in less than a gigabyte,
+because it keeps their events packed, and `recall` reads again what is looked at. The few that are chosen are recalled;
+the excluded and the runners-up are told from the columns.
+
 `select` chooses exactly what `relaymesh.market.selection.select` chooses among the same candidates, standings included.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest
@@ -22,16 +26,21 @@ from relaymesh.protocol.fields import JobType
 from relaymesh.units import Timestamp
 
 
+Recall = Callable[[EventId], tuple[SignedOffer, SignedStatus | None]]
+"""Reads a live offer, and its node's live status, again."""
+
+
 class MarketColumns:
     """The prices of one part of the market.
 
     Args:
         model: The model whose prices are kept; None keeps those of all models.
         job_type: The job type whose prices are kept.
+        recall: Reads an offer that is placed here again.
     """
 
-    def __init__(self, model: str | None, job_type: JobType) -> None:
-        self._model, self._job_type = model, job_type
+    def __init__(self, model: str | None, job_type: JobType, recall: Recall) -> None:
+        self._model, self._job_type, self._recall = model, job_type, recall
         self._offers: dict[EventId, SignedOffer] = {}
         self._statuses: dict[PublicKey, SignedStatus | None] = {}
         self._standings: dict[PublicKey, Standing] = {}
