@@ -25,7 +25,6 @@ from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.protocol.fields import JobType
 from relaymesh.units import Timestamp
 
-
 Recall = Callable[[EventId], tuple[SignedOffer, SignedStatus | None]]
 """Reads a live offer, and its node's live status, again."""
 

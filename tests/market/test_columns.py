@@ -7,7 +7,8 @@ from tests.market.builders import MODEL, NOW, buyer_request, candidate
 
 def test_columns_choose_what_the_reference_chooses() -> None:
     among = [candidate(number, minimum_msat=1_000 * number) for number in (1, 2, 3)]
-    columns = MarketColumns(MODEL, "chat")
+    by_id = {one.offer.event.id: (one.offer, one.status) for one in among}
+    columns = MarketColumns(MODEL, "chat", by_id.__getitem__)
     for one in among:
         columns.place(one.offer, one.status)
     columns.remove(among[0].offer.event.id)
