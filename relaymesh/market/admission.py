@@ -25,6 +25,11 @@ _NEAREST_LAST: Final = (
 """The order in which a row is examined: of several refusals, the latest came nearest to a quote."""
 
 
+SHORTEST_RETRY_MS: Final = 250
+LONGEST_RETRY_MS: Final = 60_000
+"""Between these lies what a busy node says about when to ask again: a guess; an unpaid invoice lapses in a minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeLoad:
     """How busy the node is now.
@@ -33,11 +38,27 @@ class NodeLoad:
         free: Jobs that could start at once.
         queue: Jobs that wait.
         draining: Whether the node finishes what it has and takes nothing new.
+        places: Jobs that can run at once, at least 1.
+        queue_limit: Jobs that may wait.
+        service_ms: How long a job takes here, on average.
     """
 
     free: int
     queue: int
     draining: bool
+    places: int = 1
+    queue_limit: int = 0
+    service_ms: int = 1_000
+
+    @property
+    def waiting_ms(self) -> int:
+        """How long the next job to come would wait for its place, as far as averages tell; 0 while one is free."""
+        return 0 if self.free > 0 else self.service_ms * (self.queue + 1) // self.places
+
+    @property
+    def retry_in_ms(self) -> int:
+        """When somebody who is turned away does well to come back."""
+        return min(max(self.waiting_ms, SHORTEST_RETRY_MS), LONGEST_RETRY_MS)
 
 
 def admit_quote_request(
@@ -61,7 +82,7 @@ def admit_quote_request(
         request_id: The 28770 (or, at a posted price, the 28772) that is answered.
         now_ms: Unix milliseconds.
         validity_ms: How long the quote stands; never longer than the offer it rests on.
-        eta_ms: When the first output would come, from the JOB on.
+        eta_ms: When the first output would come, from the JOB on, if the job had a place at once.
     """
     best = _best_row(request, offers, now_ms)
     if isinstance(best, Refusal):
@@ -78,7 +99,7 @@ def admit_quote_request(
         max_msat=best.maximum_msat,
         settlement=quote_terms(row, shape, offer.settlement, request.settlement, best.maximum_msat),
         valid_until_ms=min(now_ms + validity_ms, offer.valid_until * MILLISECONDS_PER_SECOND),
-        eta_in_ms=eta_ms,
+        eta_in_ms=eta_ms + load.waiting_ms,
     )
 
 
@@ -124,8 +145,9 @@ def refuse_for_load(load: NodeLoad) -> Refusal | None:
     """The refusal that a node which could serve, but not now, gives; None when it has room (RM-01, "Refusal")."""
     if load.draining:
         return refuse(RefusalCode.DRAINING, "this node takes no new jobs; ask another")
-    if load.free <= 0:
-        return refuse(RefusalCode.BUSY, f"no free capacity, {load.queue} jobs wait; ask again later or ask another")
+    if load.free <= 0 and load.queue >= load.queue_limit:
+        said = f"no free capacity, {load.queue} jobs wait; ask again later or ask another"
+        return refuse(RefusalCode.BUSY, said, load.retry_in_ms)
     return None
 
 

@@ -18,13 +18,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from relaymesh.errors import RelayError, RemoteProtocolError, SessionError
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.node_session import NodeSession
-from relaymesh.machines.reception import (
-    AwaitSession,
-    PublishAnswer,
-    Reception,
-    ReceptionSettings,
-    RequestArrived,
-)
+from relaymesh.machines.reception import Reception
+from relaymesh.machines.reception_events import AwaitSession, PublishAnswer, ReceptionSettings, RequestArrived
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter

@@ -1,10 +1,10 @@
 """Opening and reception against each other: from a choice of nodes to one contract that both sides hold."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
-from relaymesh.machines import reception
+from relaymesh.machines import reception_memory
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.opening import Opening, OpeningState
 from relaymesh.machines.opening_events import (
@@ -17,88 +17,17 @@ from relaymesh.machines.opening_events import (
     RelayAnswered,
     SessionAgreed,
 )
-from relaymesh.machines.reception import AwaitSession, PublishAnswer, Reception, ReceptionSettings, RequestArrived
 from relaymesh.market.admission import NodeLoad
-from relaymesh.market.directory import Directory
-from relaymesh.market.eligibility import BuyerRequest
-from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
-from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
+from relaymesh.nostr.keys import KeyPair
 from relaymesh.nostr.proof_of_work import mine
-from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, open_message, read_offer, seal_message
+from relaymesh.protocol.codec import open_message, seal_message
 from relaymesh.protocol.handshake import SessionRequest
-from relaymesh.protocol.offer import Offer, SettlementTerm
-from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode
-from relaymesh.protocol.session_messages import SessionId
-from relaymesh.protocol.status import LabelLoad, Status
 from relaymesh.units import AmountMsat, Timestamp
-from tests.machines.pair import CLIENT, LIGHTNING_NODE_ID, START_MS, moment, price_row
-
-NOW = Timestamp(START_MS // 1_000)
-RELAYS = ("ws://one.test", "ws://two.test")
-EPHEMERAL = KeyPair(b"\x09" * 32)
-SHAPE = JobShape(input_tokens=10, input_bytes=40, output_tokens=20, output_bytes=160)
-
-
-def offer_of(key: KeyPair, output_msat: int = 2_000, pow_bits: int = 0) -> SignedOffer:
-    offer = Offer(
-        seq=NOW,
-        valid_until=Timestamp(NOW + 3_600),
-        ln_pubkey=LIGHTNING_NODE_ID,
-        pow_bits=pow_bits,
-        relays=RELAYS,
-        settlement=(SettlementTerm(order="prepay", tranche_units=16),),
-        rows=(price_row(output_msat=output_msat), price_row(model="other"), price_row(job_types=("completion",))),
-    )
-    return read_offer(key.sign(build_offer(offer, "main", key.public_key, NOW)))
-
-
-@dataclass
-class Seller:
-    """A node as far as relays see it."""
-
-    key: KeyPair
-    offer: SignedOffer
-    load: NodeLoad = field(default_factory=lambda: NodeLoad(free=2, queue=0, draining=False))
-    awaited: list[AwaitSession] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        settings = ReceptionSettings(endpoints=("ws://203.0.113.7:7780",), requests_per_second=50)
-        self.reception = Reception(
-            settings, signer=self.key, verify=verify, is_curve_point=is_curve_point, entropy=Entropy(b"e" * 32)
-        )
-        self.reception.start(moment())
-
-    def hear(self, event: VerifiedEvent, milliseconds: int = 0, relay_url: str = RELAYS[0]) -> list[VerifiedEvent]:
-        """Answer what came over a relay."""
-        self.reception.update({self.offer.event.id: self.offer}, self.load)
-        arrived = RequestArrived(event, relay_url, SessionId("ab" * 32), EPHEMERAL.public_key)
-        self.reception.receive(arrived, moment(milliseconds))
-        answers = []
-        for effect in self.reception.effects():
-            if isinstance(effect, PublishAnswer):
-                assert effect.relay_urls[0] == relay_url
-                answers.append(effect.event)
-            else:
-                self.awaited.append(effect)
-        return answers
-
-
-def seller(secret: int, **arguments: int) -> Seller:
-    key = KeyPair(bytes([secret]) * 32)
-    return Seller(key, offer_of(key, **arguments))
-
-
-def selection_of(*sellers: Seller, budget_msat: int = 100_000) -> Selection:
-    directory = Directory()
-    for one in sellers:
-        directory.apply(one.offer.event, RELAYS[0], NOW)
-        status = Status(seq=NOW, state="up", labels={"main": LabelLoad(free=2, queue=0)})
-        event = one.key.sign(build_status(status, one.key.public_key, NOW, Timestamp(NOW + 360)))
-        directory.apply(event, RELAYS[0], NOW)
-    request = BuyerRequest(model="tiny", job_type="chat", shape=SHAPE, budget_msat=AmountMsat(budget_msat))
-    return select(directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=3, now=NOW)
+from tests.machines.pair import CLIENT, START_MS, moment, price_row
+from tests.machines.sellers import EPHEMERAL, NOW, RELAYS, Seller, offer_of, selection_of, seller
 
 
 def opening_for(*sellers: Seller) -> Opening:
@@ -393,7 +322,7 @@ def test_a_request_heard_again_and_again_is_answered_only_so_often() -> None:
 
 
 def test_a_quote_stays_used_however_many_strangers_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "MAXIMUM_REMEMBERED", 3)
+    monkeypatch.setattr(reception_memory, "MAXIMUM_REMEMBERED", 3)
     node = seller(3)
     _, request = session_request(node)
     node.hear(request)

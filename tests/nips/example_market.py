@@ -12,7 +12,8 @@ from relaymesh.adapters.invoices import find_node_id
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.opening import Opening
 from relaymesh.machines.opening_events import EventArrived, Publish, SessionAgreed
-from relaymesh.machines.reception import PublishAnswer, Reception, ReceptionSettings, RequestArrived
+from relaymesh.machines.reception import Reception
+from relaymesh.machines.reception_events import PublishAnswer, ReceptionSettings, RequestArrived
 from relaymesh.market.admission import NodeLoad
 from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from relaymesh.machines import buyer_settlement, client_job, reception
+from relaymesh.machines import buyer_settlement, client_job, reception_events
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
 from relaymesh.machines.opening import RETRANSMIT_AFTER_MS
 from relaymesh.machines.opening_events import OpeningSettings
-from relaymesh.machines.reception import ReceptionSettings
+from relaymesh.machines.reception_events import ReceptionSettings
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market import pricing
 from relaymesh.protocol import codec, content, frames, handshake, quote, session_codec
@@ -141,7 +141,10 @@ def market_limits() -> str:
         ("depth of the JSON in either", f"{content.MAXIMUM_DEPTH} levels"),
         ("how far from a 2877x event's `created_at` it is still taken", f"±{codec.CONVERSATION_WINDOW_SECONDS} s"),
         ("how far in the future a 3877x event may lie", f"{codec.STATE_FUTURE_SECONDS} s"),
-        ("how long a node keeps an answer, and so at most a quote's validity", _seconds(reception.REMEMBERED_MS)),
+        (
+            "how long a node keeps an answer, and so at most a quote's validity",
+            _seconds(reception_events.REMEMBERED_MS),
+        ),
         (
             "requests of one key that our node serves in that time",
             str(ReceptionSettings(endpoints=()).requests_per_key),
