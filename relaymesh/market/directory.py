@@ -11,7 +11,12 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from relaymesh.market.candidate import Candidate
+from relaymesh.market.columns_kept import KeptColumns
+from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.expiry import ExpiryIndex
+from relaymesh.market.policy import CHEAPEST, Policy
+from relaymesh.market.selection import Selection
+from relaymesh.market.standing import Standing
 from relaymesh.market.state import (
     ALL_OFFERS,
     ALL_ROUTERS,
@@ -49,6 +54,8 @@ MAXIMUM_RELAYS: Final = 255
 KeyT = TypeVar("KeyT")
 StateT = TypeVar("StateT", bound=State)
 
+_NOTHING: Final[tuple[LookupKey, dict[Entry, None]]] = ((), {})
+
 
 class Directory:
     """Live state of every kind in `STATE_KINDS`, fed event by event; the time is always an argument.
@@ -63,17 +70,18 @@ class Directory:
 
     def __init__(self) -> None:
         self._entries: dict[Address, Entry] = {}
-        self._by_event: dict[bytes, Entry] = {}
+        self._by_event: dict[EventId, Entry] = {}
         self._memory = StateMemory()
         self._held: dict[tuple[PublicKey, int], int] = {}
         self._authors: dict[PublicKey, int] = {}
-        self._index: dict[LookupKey, dict[Entry, None]] = {}
+        self._index: dict[LookupKey, tuple[LookupKey, dict[Entry, None]]] = {}
         self._expiry: ExpiryIndex[Entry] = ExpiryIndex()
         self._remembered: OrderedDict[Address, tuple[int, bytes]] = OrderedDict()
         self._equivocations: dict[Address, tuple[VerifiedEvent, VerifiedEvent]] = {}
         self._ignored: dict[Ignored, int] = dict.fromkeys(Ignored, 0)
         self._last_ignored: deque[IgnoredEvent] = deque(maxlen=MAXIMUM_LAST_IGNORED)
         self._relays: dict[str, int] = {}
+        self._columns = KeptColumns(self._bucket, self._recall_offer)
 
     def __len__(self) -> int:
         return len(self._bucket(ALL_OFFERS))
@@ -116,7 +124,7 @@ class Directory:
 
     def carried(self, event_id: EventId, relay_url: str) -> bool:
         """Note that a relay carries this event too; whether it is live here."""
-        entry = self._by_event.get(bytes.fromhex(event_id))
+        entry = self._by_event.get(event_id)
         if entry is None:
             return False
         number = self._number_of(relay_url)
@@ -132,7 +140,7 @@ class Directory:
     def status(self, node: PublicKey, now: Timestamp) -> SignedStatus | None:
         """The node's live status, if any."""
         self._expire(now)
-        return self._find((node, Kind.STATUS, STATUS_LABEL), SignedStatus)
+        return self._live_status(node)
 
     def manifest(self, author: PublicKey, label: str, now: Timestamp) -> SignedManifest | None:
         """What a node says about the machine behind this label, if anything."""
@@ -153,7 +161,7 @@ class Directory:
         """Every live price for this model (None for any) and job type, statuses joined; costs what it returns."""
         self._expire(now)
         return tuple(
-            Candidate(offer, row, self._find((offer.node, Kind.STATUS, STATUS_LABEL), SignedStatus))
+            Candidate(offer, row, self._live_status(offer.node))
             for offer in self._offers_for(model, job_type)
             for row in offer.offer.rows
             if job_type in row.job_types and model in (None, row.model)
@@ -161,14 +169,35 @@ class Directory:
 
     def relays_of(self, event_id: EventId) -> tuple[str, ...]:
         """Which relays carried this live event, in the order in which they did."""
-        entry = self._by_event.get(bytes.fromhex(event_id))
+        entry = self._by_event.get(event_id)
         urls = tuple(self._relays)
         return () if entry is None else tuple(urls[number] for number in entry.relays)
+
+    def select(
+        self, request: BuyerRequest, *, seed: bytes, count: int, now: Timestamp, policy: Policy = CHEAPEST
+    ) -> Selection:
+        """Choose from the columns what `relaymesh.market.selection.select` chooses from the candidates.
+
+        Among those of the model that is asked for; where nobody offers that, among all of the job type, so that it can
+        be told.
+        """
+        self._expire(now)
+        model = request.model if self._bucket(offer_key(request.model, request.job_type)) else None
+        columns = self._columns.columns_for(model, request.job_type)
+        return columns.select(request, seed=seed, count=count, now=now, policy=policy)
+
+    def standing(self, node: PublicKey) -> Standing:
+        """What is known about a node beyond its own words."""
+        return self._columns.standing(node)
+
+    def set_standing(self, node: PublicKey, standing: Standing) -> None:
+        """Note what is now known about a node, for every choice from now on."""
+        self._columns.set_standing(node, standing)
 
     # ── looking up ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _bucket(self, key: LookupKey) -> dict[Entry, None]:
-        return self._index.get(key, {})
+        return self._index.get(key, _NOTHING)[1]
 
     def _offers_for(self, model: str | None, job_type: JobType) -> Iterator[SignedOffer]:
         for entry in self._bucket(offer_key(model, job_type)):
@@ -182,6 +211,13 @@ class Directory:
         state = self._memory.recall(entry)
         assert isinstance(state, kind)  # its address names its kind
         return state
+
+    def _recall_offer(self, offer_id: EventId) -> tuple[SignedOffer, SignedStatus | None]:
+        offer = self._recall(self._by_event[offer_id], SignedOffer)
+        return offer, self._live_status(offer.node)
+
+    def _live_status(self, node: PublicKey) -> SignedStatus | None:
+        return self._find((node, Kind.STATUS, STATUS_LABEL), SignedStatus)
 
     def _number_of(self, relay_url: str) -> bytes:
         """A relay's number, as one byte; relays that come after the last number share it."""
@@ -238,28 +274,34 @@ class Directory:
         return entry is not None
 
     def _place(self, state: State, relay_url: str) -> None:
-        address, kind = address_of(state), STATE_KINDS[state.event.kind]
+        address = address_of(state)
         entry = self._entries.get(address)
         if entry is None:
             entry = self._entries[address] = Entry(address)
             self._count(address, 1)
         else:
             self._unlink(entry)
-        self._memory.keep(entry, state, sequence_of(state), end_of(state))
+        self._memory.keep(entry, state)
         entry.relays = self._number_of(relay_url)
-        self._by_event[entry.packed[:32]] = entry
+        self._by_event[entry.event_id] = entry
         self._expiry.schedule(entry, entry.ends_at)
-        for key in () if kind.lookup_keys is None else kind.lookup_keys(state):
-            self._index.setdefault(key, {})[entry] = None
+        entry.lookup_keys = tuple(self._lookup(key, entry) for key in STATE_KINDS[address[1]].lookup_keys(state))
+        self._columns.placed(entry, state)
+
+    def _lookup(self, key: LookupKey, entry: Entry) -> LookupKey:
+        """Let an entry be looked up by a key; returns the one key that stands for all that equal it."""
+        key, entries = self._index.setdefault(key, (key, {}))
+        entries[entry] = None
+        return key
 
     def _unlink(self, entry: Entry) -> None:
         """Take what stands in an entry out of every index."""
-        del self._by_event[entry.packed[:32]]
-        lookup_keys = STATE_KINDS[entry.address[1]].lookup_keys
-        for key in () if lookup_keys is None else lookup_keys(self._memory.recall(entry)):
-            bucket = self._index[key]
-            del bucket[entry]
-            if not bucket:
+        self._columns.removed(entry)
+        del self._by_event[entry.event_id]
+        for key in entry.lookup_keys:
+            _, entries = self._index[key]
+            del entries[entry]
+            if not entries:
                 del self._index[key]
 
     def _remove(self, entry: Entry) -> None:
@@ -268,6 +310,8 @@ class Directory:
         self._expiry.cancel(entry)
         self._count(entry.address, -1)
         self._memory.forget(entry)
+        if entry.address[1] == Kind.STATUS:
+            self._columns.status_ended(entry.address[0])
 
     def _count(self, address: Address, change: int) -> None:
         author, kind, _ = address

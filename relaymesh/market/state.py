@@ -73,14 +73,14 @@ class StateKind:
         read: From the event to the value; raises RemoteProtocolError if it is not valid.
         sequence: The value's `seq`.
         valid_until: When the value ends by its own word; an `expiration` tag may end it sooner.
-        lookup_keys: By what the value is looked up, beside its address, each key once; None for by nothing.
+        lookup_keys: By what the value is looked up, beside its address; each key once.
         most_per_author: So many of one author's are kept.
     """
 
     read: Callable[[VerifiedEvent], State]
     sequence: Callable[[Any], int]
     valid_until: Callable[[Any], Timestamp]
-    lookup_keys: Callable[[Any], Iterator[LookupKey]] | None
+    lookup_keys: Callable[[Any], Iterator[LookupKey]]
     most_per_author: int
 
 
@@ -136,6 +136,10 @@ def _assertion_keys(state: SignedAssertion) -> Iterator[LookupKey]:
     yield subject_key(state.subject)
 
 
+def _no_keys(_: State) -> Iterator[LookupKey]:
+    return iter(())
+
+
 _NEVER: Final = Timestamp(MAXIMUM_INTEGER)
 
 STATE_KINDS: Final[Mapping[int, StateKind]] = MappingProxyType(
@@ -143,9 +147,9 @@ STATE_KINDS: Final[Mapping[int, StateKind]] = MappingProxyType(
         Kind.OFFER: StateKind(
             read_offer, lambda state: state.offer.seq, lambda state: state.offer.valid_until, _offer_keys, 64
         ),
-        Kind.STATUS: StateKind(read_status, lambda state: state.status.seq, lambda _: _NEVER, None, 1),
+        Kind.STATUS: StateKind(read_status, lambda state: state.status.seq, lambda _: _NEVER, _no_keys, 1),
         Kind.MANIFEST: StateKind(
-            read_manifest, lambda state: state.manifest.seq, lambda state: state.manifest.valid_until, None, 64
+            read_manifest, lambda state: state.manifest.seq, lambda state: state.manifest.valid_until, _no_keys, 64
         ),
         Kind.ROUTER_ANNOUNCEMENT: StateKind(
             read_router_announcement,

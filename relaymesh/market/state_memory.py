@@ -6,7 +6,7 @@ A hundred thousand nodes publish a quarter of a gigabyte of text; as values of P
 from collections import deque
 from typing import Final
 
-from relaymesh.market.state import STATE_KINDS, Address, State
+from relaymesh.market.state import STATE_KINDS, Address, LookupKey, State, end_of, sequence_of
 from relaymesh.nostr.event import EventId
 from relaymesh.nostr.packed_event import pack, unpack
 from relaymesh.units import Timestamp
@@ -22,21 +22,18 @@ class Entry:
         address: Author, kind and `d`.
     """
 
-    __slots__ = ("address", "created_at", "ends_at", "packed", "relays", "sequence", "value")
+    __slots__ = ("address", "ends_at", "event_id", "lookup_keys", "packed", "relays", "sequence", "value")
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.event_id = EventId("")
         self.packed = b""
         self.sequence = -1
-        self.created_at = self.ends_at = Timestamp(0)
+        self.ends_at = Timestamp(0)
+        self.lookup_keys: tuple[LookupKey, ...] = ()
         self.relays = b""
         """The numbers of the relays that carried it, in the order in which they did."""
         self.value: State | None = None
-
-    @property
-    def event_id(self) -> EventId:
-        """Which event stands there."""
-        return EventId(self.packed[:32].hex())
 
 
 class StateMemory:
@@ -45,11 +42,11 @@ class StateMemory:
     def __init__(self) -> None:
         self._read: dict[int, deque[Entry]] = {kind: deque() for kind in STATE_KINDS}
 
-    def keep(self, entry: Entry, state: State, sequence: int, ends_at: Timestamp) -> None:
+    def keep(self, entry: Entry, state: State) -> None:
         """Put a state into its entry, in the place of what stood there."""
         had_value = entry.value is not None
-        entry.packed = pack(state.event)
-        entry.sequence, entry.created_at, entry.ends_at = sequence, state.event.created_at, ends_at
+        entry.packed, entry.event_id = pack(state.event), state.event.id
+        entry.sequence, entry.ends_at = sequence_of(state), end_of(state)
         entry.value = state
         if not had_value:
             self._remember(entry)
