@@ -33,7 +33,7 @@ class Observations(WireValue):
         refused: Other refusals.
         missing_records: Jobs for which no metering record came.
         first_output_ms: The median time from JOB to first output; None where there was none.
-        output_bytes_per_1000s: The median speed of output; None likewise.
+        output_tokens_per_1000s: The median speed of output, 4 bytes counted as a token; None likewise.
     """
 
     done: Quantity = 0
@@ -43,7 +43,7 @@ class Observations(WireValue):
     refused: Quantity = 0
     missing_records: Quantity = 0
     first_output_ms: Milliseconds | None = None
-    output_bytes_per_1000s: Quantity | None = None
+    output_tokens_per_1000s: Quantity | None = None
 
 
 class Assertion(WireValue):
