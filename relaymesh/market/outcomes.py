@@ -5,7 +5,7 @@ by their own dates, and a job that is told twice counts once.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NewType
@@ -129,12 +129,6 @@ class OutcomeWindow:
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    def __iter__(self) -> Iterator[Outcome]:
-        return iter(self._outcomes.values())
-
-    def __contains__(self, job: object) -> bool:
-        return job in self._outcomes
-
     def add(self, outcome: Outcome) -> bool:
         """Take in an outcome, in constant time; whether anything changed."""
         known = self._outcomes.get(outcome.job)
@@ -148,10 +142,6 @@ class OutcomeWindow:
             del self._outcomes[oldest.job]
         self._outcomes[outcome.job] = outcome
         return True
-
-    def keep_receipts(self, receipts: Collection[EventId]) -> None:
-        """Forget every outcome that none of these receipts tells."""
-        self._outcomes = {job: each for job, each in self._outcomes.items() if each.receipt_id in receipts}
 
     def newest(self) -> list[Outcome]:
         """All of them, newest first."""

@@ -144,7 +144,7 @@ class Reputation:
         if (known is not None and said.seq <= known.seq) or not self._make_room(subject, author):
             return ()
         voucher = _Voucher(said.seq, said.valid_until, frozenset(said.receipts))
-        found = (*(known.outcomes if known is not None else ()), *subject.strangers)
+        found = [*(known.outcomes.newest() if known is not None else ()), *subject.strangers.newest()]
         for outcome in found:
             if _tells(voucher, outcome):
                 voucher.outcomes.add(outcome)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from relaymesh.nostr.kinds import Kind
+from relaymesh.protocol.assertion import Assertion
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.handshake import SessionAccept, SessionRequest
+from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.offer import Offer
 from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
@@ -42,6 +44,8 @@ CONTENTS: Final = (
     Content(Kind.REFUSAL, "refusal", RefusalMessage, True),
     Content(Kind.METERING, "metering", MeteringRecord, False),
     Content(Kind.RECEIPT, "receipt", Receipt, False),
+    Content(Kind.MANIFEST, "manifest", Manifest, False),
+    Content(Kind.REPUTATION_ASSERTION, "assertion", Assertion, False),
 )
 
 EMBEDDED_EVENTS: Final = {("SessionRequest", "quote"), ("Receipt", "metering")}

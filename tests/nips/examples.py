@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
-from tests.nips import example_job, example_market
+from tests.nips import example_job, example_market, example_reputation
 from tests.nips.contents import CONTENTS, Content
 from tests.nips.example_market import CLIENT, CLIENT_EPHEMERAL, NODE, NODE_EPHEMERAL
 
@@ -15,11 +15,12 @@ KEYS: Final[dict[str, KeyPair]] = {
     "client_ephemeral": CLIENT_EPHEMERAL,
     "node_ephemeral": NODE_EPHEMERAL,
     "lightning_node": KeyPair(example_market.LIGHTNING_SECRET),
+    "observer": example_reputation.OBSERVER,
 }
 
 
 def events() -> dict[str, VerifiedEvent]:
-    """The example of each kind, by name; together they are one job from offer to receipt, and one refusal."""
+    """The example of each kind, by name; together they are one job from offer to receipt, one refusal, and trust."""
     agreed = example_market.agree()
     return {
         "offer": example_market.make_offer(),
@@ -31,6 +32,8 @@ def events() -> dict[str, VerifiedEvent]:
         "refusal": agreed.refusal,
         "metering": example_job.make_metering(),
         "receipt": example_job.make_receipt(),
+        "manifest": example_reputation.make_manifest(),
+        "assertion": example_reputation.make_assertion(),
     }
 
 

@@ -6,8 +6,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from relaymesh.nostr.event import MAXIMUM_CREATED_AT, MAXIMUM_KIND
+from relaymesh.protocol.assertion import Assertion
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fields import Hex32
+from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.offer import MAXIMUM_MODEL_AND_JOB_TAGS, Offer
 from tests.nips import contents
 from tests.nips.contents import Content
@@ -30,7 +32,9 @@ EVENT: Final[dict[str, Any]] = {
 }
 
 _UNCHECKED: Final[dict[type[WireValue], str]] = {
-    Offer: f" Beyond the schema: models and job types of all rows together are at most {MAXIMUM_MODEL_AND_JOB_TAGS}."
+    Offer: f" Beyond the schema: models and job types of all rows together are at most {MAXIMUM_MODEL_AND_JOB_TAGS}.",
+    Manifest: " Beyond the schema: each model has one benchmark and each relay stands once.",
+    Assertion: " Beyond the schema: no event is cited twice.",
 }
 
 

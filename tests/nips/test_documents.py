@@ -12,7 +12,15 @@ from tests.house import tree
 from tests.nips.contents import CONTENTS
 from tests.nips.test_files import load
 
-DOCUMENTS = ("nips/README.md", "nips/RM-01.md", "nips/RM-02.md", "nips/RM-03.md", "nips/RM-04.md", "docs/decisions.md")
+DOCUMENTS = (
+    "nips/README.md",
+    "nips/RM-01.md",
+    "nips/RM-02.md",
+    "nips/RM-03.md",
+    "nips/RM-04.md",
+    "nips/RM-05.md",
+    "docs/decisions.md",
+)
 SPOKEN = {int(content.kind) for content in CONTENTS}
 OTHERS = {int(Kind.RELAY_LIST), int(Kind.AUTHENTICATION), int(Kind.TRUSTED_ASSERTION)}
 RESERVED_MESSAGES = {"QUOTE", "SEALED", "COMMITMENT"}

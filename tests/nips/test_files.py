@@ -15,10 +15,12 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.market.verification import verify_evidence
 from relaymesh.nostr.event import VerifiedEvent, is_hex_32, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.protocol.assertion import read_assertion
 from relaymesh.protocol.codec import open_message, read_offer, read_plaintext, read_status
 from relaymesh.protocol.content import check_content
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.evidence_files import parse_evidence_text
+from relaymesh.protocol.manifest import read_manifest
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_codec import decode_message
 from relaymesh.protocol.session_messages import SealedMessage
@@ -165,6 +167,10 @@ def test_the_public_examples_are_read_by_our_own_code() -> None:
     assert read_status(example_event("status")).status.state == "up"
     metering = read_metering(example_event("metering"))
     assert read_receipt(example_event("receipt"), verify).metering == metering
+    assert read_manifest(example_event("manifest")).label == "main"
+    assertion = read_assertion(example_event("assertion"))
+    assert assertion.subject == metering.event.public_key
+    assert assertion.assertion.receipts == (example_event("receipt").id,)
 
 
 def test_the_examples_are_one_job_each_event_naming_the_one_before() -> None:

@@ -72,7 +72,7 @@ def test_the_largest_assertion_fits_an_event() -> None:
     ],
 )
 def test_what_is_out_of_range_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(RemoteProtocolError, match="Assertion: |plain integers"):
+    with pytest.raises(RemoteProtocolError, match=r"Assertion: |plain integers"):
         assertion(**changes)
 
 

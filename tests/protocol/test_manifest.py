@@ -80,7 +80,7 @@ def test_what_is_built_is_read() -> None:
     ],
 )
 def test_what_is_out_of_range_is_refused_with_a_reason(path: str, value: Any) -> None:
-    with pytest.raises(RemoteProtocolError, match="Manifest: |plain integers"):
+    with pytest.raises(RemoteProtocolError, match=r"Manifest: |plain integers"):
         Manifest.from_text(changed(path, value))
 
 
