@@ -1,41 +1,58 @@
-"""From a choice of nodes to a session's contract: ask the best few, take the best quote, shake hands (RM-01, RM-02).
+"""From a choice of nodes to a session's contract: ask, take the best quote, shake hands (RM-01, RM-02).
 
-What is published is sealed and ephemeral, so the only success is the answer: each request is sent again, the same
-event, on the next relay after 1, 2 and 4 seconds, and the next quote or node is tried when one does not answer.
+There are three ways. Directed: ask the best few for quotes. Open: call for bids, and let everybody quote. Posted: ask
+the best node for a session at its posted price, which saves a round trip. Whatever does not answer or says no is
+followed by the next quote, and a posted price or an auction that comes to nothing by directed quotes.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never
 
 from relaymesh.errors import RemoteProtocolError
+from relaymesh.machines.asking import Asking
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.opening_events import (
     EventArrived,
-    Mine,
     Mined,
     OpeningEffect,
     OpeningFailed,
     OpeningInput,
     OpeningSettings,
-    Publish,
     QuoteArrived,
     QuotesCollected,
     RelayAnswered,
     SessionAgreed,
 )
+from relaymesh.market.bids import (
+    Bid,
+    Question,
+    Way,
+    eligible_choices,
+    find_choice,
+    find_complaint,
+    find_term,
+    rank_bids,
+)
 from relaymesh.market.selection import Choice, Selection
-from relaymesh.nostr.event import EventId, PublicKey, Signer, UnsignedEvent, VerifiedEvent
-from relaymesh.protocol.codec import MarketMessage, is_timely, open_message, seal_message
+from relaymesh.market.standing import NOBODY_KNOWN, Standings
+from relaymesh.nostr.event import EventId, PublicKey, Signer, VerifiedEvent, parse_event
+from relaymesh.protocol.codec import MarketMessage, is_timely, open_message
 from relaymesh.protocol.contract import SessionContract
-from relaymesh.protocol.handshake import SessionAccept, SessionRequest
-from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote, QuotedTerm, QuoteRequest, RefusalMessage
+from relaymesh.protocol.evidence import Verifier
+from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
+from relaymesh.protocol.open_request import OPEN_REQUEST_POW_BITS
+from relaymesh.protocol.quote import (
+    MAXIMUM_REPLY_RELAYS,
+    OpenRequest,
+    Quote,
+    QuoteRequest,
+    RefusalMessage,
+    RequestedJob,
+)
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.units import Instant, Moment
-
-RETRANSMIT_AFTER_MS: Final = (1_000, 2_000, 4_000)
 
 
 class OpeningState(Enum):
@@ -52,39 +69,17 @@ OPENING_TRANSITIONS: Final = TransitionTable(
     _S.READY,
     (
         (_S.READY, "start", _S.QUOTING),
+        (_S.READY, "posted price", _S.REQUESTING),
+        (_S.QUOTING, "no bid", _S.QUOTING),
         (_S.QUOTING, "best quote", _S.REQUESTING),
         (_S.QUOTING, "no quote", _S.ENDED),
         (_S.QUOTING, "quotes only", _S.ENDED),
         (_S.REQUESTING, "next quote", _S.REQUESTING),
+        (_S.REQUESTING, "not at the posted price", _S.QUOTING),
         (_S.REQUESTING, "no quote left", _S.ENDED),
         (_S.REQUESTING, "accept", _S.ENDED),
     ),
 )
-
-
-@dataclass(slots=True)
-class _Request:
-    """One published request and the answer it waits for."""
-
-    choice: Choice
-    event: VerifiedEvent | None = None
-    draft: UnsignedEvent | None = None
-    attempts: int = 0
-    resend_at: Instant | None = None
-    answered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Quoted:
-    choice: Choice
-    event: VerifiedEvent
-    quote: Quote
-    term: int
-
-    @property
-    def preference(self) -> tuple[int, int]:
-        assert self.quote.max_msat is not None
-        return self.quote.max_msat, self.choice.rank
 
 
 class Opening:
@@ -93,10 +88,13 @@ class Opening:
     Args:
         selection: Whom to ask, best first.
         signer: The client session key.
+        verify: Checks the quote that the accept of a posted price brings.
         ephemeral_key: The client's x-only key for the session to come.
         relay_urls: The relays we listen on, best first.
         entropy: For salts and nonces.
         wants_session: False asks for quotes and leaves it at that.
+        way: How to ask.
+        standings: What is known about the nodes, for the choice among their quotes.
     """
 
     def __init__(
@@ -104,32 +102,40 @@ class Opening:
         selection: Selection,
         *,
         signer: Signer,
+        verify: Verifier,
         ephemeral_key: PublicKey,
         relay_urls: tuple[str, ...],
         entropy: Entropy,
         settings: OpeningSettings | None = None,
         wants_session: bool = True,
+        way: Way = "directed",
+        standings: Standings = NOBODY_KNOWN,
     ) -> None:
         self.state = OPENING_TRANSITIONS.initial
-        self._selection, self._signer, self._ephemeral_key = selection, signer, ephemeral_key
-        self._relay_urls, self._entropy = relay_urls, entropy
-        self._settings = settings or OpeningSettings()
-        self._wants_session = wants_session
-        self._limiting: set[str] = set()
-        self._requests: list[_Request] = []
-        self._quotes: list[_Quoted] = []
-        self._chosen: _Quoted | None = None
+        self._selection, self._signer, self._verify, self._ephemeral_key = selection, signer, verify, ephemeral_key
+        self._relay_urls, self._settings = relay_urls, settings or OpeningSettings()
+        self._wants_session, self._way, self._standings = wants_session, way, standings
+        self._bids: list[Bid] = []
+        self._chosen: Bid | None = None
         self._refusals: dict[PublicKey, Refusal] = {}
         self._decide_at: Instant | None = None
         self._effects: list[OpeningEffect] = []
+        self._asking = Asking(signer, relay_urls, entropy, self._effects)
 
     def start(self, now: Moment) -> None:
-        """Ask every chosen node for a quote."""
+        """Ask for quotes, call for bids, or ask the best node for a session at its posted price."""
+        chosen = self._selection.chosen
+        if not chosen or (self._way == "posted" and not self._wants_session):
+            self._way = "directed"
+        if self._way == "open" and self._open_bits() > self._selection.request.maximum_pow_bits:
+            self._way = "directed"  # an auction takes more work than this buyer does
+        if self._way == "posted":
+            self._move("posted price", _S.REQUESTING)
+            self._decide_at = now.after_ms(self._settings.accept_ms)
+            self._asking.ask(self._posted_request(chosen[0]), chosen[0], None, now)
+            return
         self._move("start", _S.QUOTING)
-        self._decide_at = now.after_ms(self._settings.quote_ms)
-        for choice in self._selection.chosen:
-            self._ask(choice, self._quote_request(choice), None, now)
-        self._decide_if_complete(now)
+        self._ask_for_quotes(now)
 
     def receive(self, message: OpeningInput, now: Moment) -> None:
         """Take in an answer, a relay's word, or finished proof of work."""
@@ -139,238 +145,232 @@ class Opening:
             case EventArrived(event):
                 self._take_answer(event, now)
             case RelayAnswered():
-                self._take_relay_word(message, now)
-            case Mined(draft, mined):
-                for request in self._requests:
-                    if request.draft == draft:
-                        self._publish(request, self._signer.sign(mined), now)
+                self._asking.take_relay_word(message, now)
+            case Mined():
+                self._asking.take_mined(message, now)
             case _:
                 assert_never(message)
 
     def deadline(self) -> Instant | None:
         """The next retransmission or decision."""
-        instants = [request.resend_at for request in self._requests if not request.answered]
-        return earliest(*instants, self._decide_at)
+        return earliest(self._asking.deadline(), self._decide_at)
 
     def handle_deadline(self, now: Moment) -> None:
         """Send again what is due, decide when it is time."""
         if self._decide_at is not None and now.instant >= self._decide_at:
             self._decide(now)
-        for request in self._requests:
-            due = request.resend_at is not None and now.instant >= request.resend_at
-            if due and not request.answered and request.event is not None:
-                self._send(request, now)
+        self._asking.resend(now)
 
     def effects(self) -> tuple[OpeningEffect, ...]:
         """What is to be done, once, in order."""
-        effects, self._effects = tuple(self._effects), []
+        effects = tuple(self._effects)
+        self._effects.clear()
         return effects
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _quote_request(self, choice: Choice) -> QuoteRequest:
-        wanted, offer = self._selection.request, choice.candidate.offer
-        return QuoteRequest(
-            offer_id=offer.event.id,
-            offer_seq=offer.offer.seq,
+    def _ask_for_quotes(self, now: Moment) -> None:
+        self._decide_at = now.after_ms(self._settings.quote_ms)
+        if self._way == "open":
+            wanted = self._requested_job(self._selection.chosen[0])
+            self._asking.call(OpenRequest(**wanted.model_dump()), self._open_bits(), now)
+            return
+        for choice in self._selection.chosen:
+            if choice.candidate.offer.node not in self._refusals:
+                self._asking.ask(self._quote_request(choice), choice, None, now)
+        self._decide_if_complete(now)
+
+    def _requested_job(self, choice: Choice) -> RequestedJob:
+        wanted = self._selection.request
+        return RequestedJob(
             model=choice.candidate.row.model,
             job_type=wanted.job_type,
             shape=wanted.shape,
             capabilities=wanted.capabilities,
             budget_msat=wanted.budget_msat,
             settlement=wanted.orders,
-            relays=self._relay_urls[:3],
+            relays=self._relay_urls[:MAXIMUM_REPLY_RELAYS],
         )
 
-    def _ask(self, choice: Choice, message: MarketMessage, answers: EventId | None, now: Moment) -> None:
-        draft = seal_message(
-            message,
-            author=self._signer.public_key,
-            signer=self._signer,
-            recipient=choice.candidate.offer.node,
-            answers=answers,
-            created_at=now.timestamp,
-            entropy=self._entropy.take(64),
-        )
-        request = _Request(choice, draft=draft)
-        self._requests.append(request)
-        bits = choice.candidate.offer.offer.pow_bits
-        if bits:
-            self._effects.append(Mine(draft, bits))
-        else:
-            self._publish(request, self._signer.sign(draft), now)
+    def _quote_request(self, choice: Choice) -> QuoteRequest:
+        offer = choice.candidate.offer
+        wanted = dict(self._requested_job(choice))
+        return QuoteRequest(**wanted, offer_id=offer.event.id, offer_seq=offer.offer.seq)
 
-    def _publish(self, request: _Request, event: VerifiedEvent, now: Moment) -> None:
-        request.event, request.draft = event, None
-        self._send(request, now)
+    def _posted_request(self, choice: Choice) -> PostedRequest:
+        return PostedRequest(**dict(self._quote_request(choice)), ephemeral_key=self._ephemeral_key)
 
-    def _send(self, request: _Request, now: Moment) -> None:
-        assert request.event is not None
-        relays = self._relays_for(request.choice)
-        self._effects.append(Publish(request.event, relays[request.attempts % len(relays)]))
-        pauses = RETRANSMIT_AFTER_MS
-        request.resend_at = now.after_ms(pauses[request.attempts]) if request.attempts < len(pauses) else None
-        request.attempts += 1
-
-    def _relays_for(self, choice: Choice) -> tuple[str, ...]:
-        """Our relays, those first on which the node says it listens; none that limits us while there are others."""
-        listed = choice.candidate.offer.offer.relays
-        willing = [url for url in self._relay_urls if url not in self._limiting]
-        return tuple(sorted(willing or self._relay_urls, key=lambda url: url not in listed))
-
-    def _take_relay_word(self, answer: RelayAnswered, now: Moment) -> None:
-        # A relay that refuses the event, or knows that nobody listens there, saves us the wait for the next one.
-        if answer.accepted:
-            return
-        if answer.message.startswith("rate-limited:"):
-            self._limiting.add(answer.relay_url)
-        has_others = len(self._relay_urls) > max(len(self._limiting), 1)
-        for request in self._requests:
-            is_ours = request.event is not None and request.event.id == answer.event_id and not request.answered
-            if is_ours and request.resend_at is not None and has_others:
-                self._send(request, now)
+    def _open_bits(self) -> int:
+        """What the best nodes want of whoever calls on everybody."""
+        asked = [choice.candidate.offer.offer.pow_bits for choice in self._selection.chosen]
+        return max(OPEN_REQUEST_POW_BITS, *asked)
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_answer(self, event: VerifiedEvent, now: Moment) -> None:
-        request = self._find_request(event)
-        if request is None or not is_timely(event, now):
+        asked = self._asking.find(event)
+        answer = self._read(event) if asked is not None and is_timely(event, now) else None
+        if asked is None or asked.event is None or answer is None:
             return
-        try:
-            answer = open_message(event, self._signer)
-            if isinstance(answer, RefusalMessage):
-                answer = answer.to_refusal()
-        except RemoteProtocolError:
-            return  # not for us to read: as if it had not come
-        request.answered = True
+        if asked.choice is None:
+            self._take_bid(asked.event.id, event, answer, now)
+            return
+        asked.answered = True
         match answer:
             case Quote() if self.state is _S.QUOTING:
-                self._take_quote(request, event, answer, now)
+                self._note_quote(asked.choice, asked.event.id, event, answer, now)
+                self._decide_if_complete(now)
             case SessionAccept() if self.state is _S.REQUESTING:
-                self._take_accept(request, event, answer, now)
+                self._take_accept(asked.choice, asked.event.id, event, answer, now)
             case Refusal():
-                self._take_refusal(request, answer, now)
+                self._take_refusal(asked.choice, answer, now)
             case _:
-                self._take_refusal(request, refuse(RefusalCode.INVALID_MESSAGE, "an answer of the wrong kind"), now)
+                self._take_refusal(asked.choice, _wrong("an answer of the wrong kind"), now)
 
-    def _find_request(self, event: VerifiedEvent) -> _Request | None:
-        answers = event.tag_value("e")
-        for request in self._requests:
-            is_asked = request.event is not None and request.event.id == answers and not request.answered
-            if is_asked and request.choice.candidate.offer.node == event.public_key:
-                return request
-        return None
+    def _read(self, event: VerifiedEvent) -> MarketMessage | Refusal | None:
+        """What was answered; None if it is not for us to read: as if it had not come."""
+        try:
+            answer = open_message(event, self._signer)
+            return answer.to_refusal() if isinstance(answer, RefusalMessage) else answer
+        except RemoteProtocolError:
+            return None
 
-    def _take_quote(self, request: _Request, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
-        complaint = self._find_complaint(request, event, quote, now)
-        term = self._find_term(quote)
-        if complaint is None and term is not None:
-            self._quotes.append(_Quoted(request.choice, event, quote, term))
-            self._effects.append(QuoteArrived(request.choice, quote))
-            if len(self._quotes) == 1 and self._decide_at is not None:
-                self._decide_at = min(self._decide_at, now.after_ms(self._settings.patience_ms))
-        else:
-            refusal = refuse(RefusalCode.INVALID_MESSAGE, complaint or "the quote has no settlement term we accept")
-            self._refusals[request.choice.candidate.offer.node] = refusal
-            self._effects.append(QuoteArrived(request.choice, refusal))
-        self._decide_if_complete(now)
+    def _take_bid(
+        self, request_id: EventId, event: VerifiedEvent, answer: MarketMessage | Refusal, now: Moment
+    ) -> None:
+        """Take one bid of each node whose offer we know, so that we know what it may cost at the most."""
+        if not isinstance(answer, Quote) or any(bid.event.public_key == event.public_key for bid in self._bids):
+            return
+        choice = find_choice(self._selection, event.public_key, answer)
+        if choice is None:
+            return
+        self._note_quote(choice, request_id, event, answer, now)
+        nodes = {each.candidate.offer.node for each in eligible_choices(self._selection)}
+        if len(self._bids) >= min(self._settings.enough_bids, len(nodes)):
+            self._decide(now)
 
-    def _find_complaint(self, request: _Request, event: VerifiedEvent, quote: Quote, now: Moment) -> str | None:
-        """Why this quote cannot be relied on; None if it can (RM-01, "Quote")."""
-        candidate, wanted = request.choice.candidate, self._selection.request
-        offer = candidate.offer
-        if event.size > MAXIMUM_QUOTE_EVENT_BYTES:
-            return f"the quote's event is larger than {MAXIMUM_QUOTE_EVENT_BYTES} bytes"
-        if request.event is None or quote.request_id != request.event.id:
-            return "the quote answers another request"
-        if quote.offer_id != offer.event.id or quote.offer_seq != offer.offer.seq:
-            return "the quote cites another offer than the one relied on"
-        if quote.row not in offer.offer.rows:
-            return "the quote states a price that the offer does not have"
-        if quote.row.model != candidate.row.model or wanted.job_type not in quote.row.job_types:
-            return "the quote is for another model or job type than the one asked about"
-        if quote.max_msat is None or quote.max_msat > wanted.budget_msat:
-            return f"the quote's limit exceeds the budget of {wanted.budget_msat} msat"
-        if quote.valid_until_ms <= now.unix_ms:
-            return "the quote has expired"
-        return None
+    def _note_quote(self, choice: Choice, request_id: EventId, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
+        bid = self._examine(choice, request_id, event, quote, now)
+        if isinstance(bid, Refusal):
+            self._note_refusal(choice, bid)
+            return
+        self._bids.append(bid)
+        self._effects.append(QuoteArrived(choice, quote))
+        if len(self._bids) == 1 and self._decide_at is not None:
+            patience_ms = self._settings.auction_ms if self._way == "open" else self._settings.patience_ms
+            self._decide_at = min(self._decide_at, now.after_ms(patience_ms))
 
-    def _find_term(self, quote: Quote) -> int | None:
-        for order in self._selection.request.orders:
-            for index, term in enumerate(quote.settlement):
-                if term.order == order and term.scope == "job":
-                    return index
-        return None
+    def _examine(
+        self, choice: Choice, request_id: EventId, event: VerifiedEvent, quote: Quote, now: Moment
+    ) -> Bid | Refusal:
+        """The bid that a quote is, if it can be relied on (RM-01, "Quote")."""
+        question = Question(self._selection.request, request_id, self._way)
+        complaint = find_complaint(quote, event, question, choice, now)
+        term = find_term(quote, self._selection.request)
+        if complaint is not None or term is None:
+            return _wrong(complaint or "the quote has no settlement term we accept")
+        return Bid(choice, event, quote, term)
 
-    def _take_refusal(self, request: _Request, refusal: Refusal, now: Moment) -> None:
-        self._refusals[request.choice.candidate.offer.node] = refusal
-        self._effects.append(QuoteArrived(request.choice, refusal))
+    def _take_refusal(self, choice: Choice, refusal: Refusal, now: Moment) -> None:
+        self._note_refusal(choice, refusal)
         if self.state is _S.REQUESTING:
-            self._request_session("next quote", now)
+            self._go_on(now)
         else:
             self._decide_if_complete(now)
+
+    def _note_refusal(self, choice: Choice, refusal: Refusal) -> None:
+        self._refusals[choice.candidate.offer.node] = refusal
+        self._effects.append(QuoteArrived(choice, refusal))
 
     # ── deciding ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _decide_if_complete(self, now: Moment) -> None:
-        if self.state is _S.QUOTING and all(request.answered for request in self._requests):
+        if self.state is _S.QUOTING and not self._asking.unanswered:
             self._decide(now)
 
     def _decide(self, now: Moment) -> None:
-        """The time for answers is over: take the best quote, or the next one."""
-        for request in self._requests:
-            if not request.answered:
+        """The time for answers is over, or all have come: take the best quote, or the next one."""
+        for asked in self._asking.unanswered:
+            if asked.choice is not None:
                 late = refuse(RefusalCode.RUNNER_UNAVAILABLE, "the node did not answer in time")
-                self._refusals[request.choice.candidate.offer.node] = late
+                self._refusals[asked.choice.candidate.offer.node] = late
         if self._wants_session:
-            self._request_session("best quote" if self.state is _S.QUOTING else "next quote", now)
+            self._go_on(now)
             return
         self._move("quotes only", _S.ENDED)
         self._decide_at = None
-        quotes = tuple((quoted.choice, quoted.quote) for quoted in sorted(self._quotes, key=lambda q: q.preference))
+        ranked = rank_bids(self._bids, self._selection, self._standings, now.timestamp)
+        quotes = tuple((bid.choice, bid.quote) for bid in ranked)
         self._effects.append(QuotesCollected(quotes, tuple(self._refusals.items())))
 
-    def _request_session(self, trigger: str, now: Moment) -> None:
-        self._requests.clear()
+    def _go_on(self, now: Moment) -> None:
+        """Ask for a session under the best quote there is; without one, go from the shorter ways to the usual one."""
+        self._asking.clear()
         self._decide_at = None
-        if not self._quotes:
+        if self._way != "directed" and not self._bids and self._chosen is None:
+            self._move("not at the posted price" if self._way == "posted" else "no bid", _S.QUOTING)
+            self._way = "directed"
+            self._ask_for_quotes(now)
+            return
+        ranked = rank_bids(self._bids, self._selection, self._standings, now.timestamp)
+        if not ranked:
             self._move("no quote" if self.state is _S.QUOTING else "no quote left", _S.ENDED)
             self._effects.append(OpeningFailed(tuple(self._refusals.items())))
             return
-        self._move(trigger, _S.REQUESTING)
-        self._chosen = min(self._quotes, key=lambda quoted: quoted.preference)
-        self._quotes.remove(self._chosen)
+        self._move("best quote" if self.state is _S.QUOTING else "next quote", _S.REQUESTING)
+        best, *self._bids = ranked
+        self._chosen = best
         self._decide_at = now.after_ms(self._settings.accept_ms)
         message = SessionRequest(
-            quote=self._chosen.event.to_json(),
-            term=self._chosen.term,
+            quote=best.event.to_json(),
+            term=best.term,
             ephemeral_key=self._ephemeral_key,
-            relays=self._relay_urls[:3],
+            relays=self._relay_urls[:MAXIMUM_REPLY_RELAYS],
         )
-        self._ask(self._chosen.choice, message, self._chosen.event.id, now)
+        self._asking.ask(message, best.choice, best.event.id, now)
 
-    def _take_accept(self, request: _Request, event: VerifiedEvent, accept: SessionAccept, now: Moment) -> None:
-        chosen = self._chosen
-        assert chosen is not None and request.event is not None
-        if accept.request_id != request.event.id or accept.term != chosen.term:
-            self._take_refusal(request, refuse(RefusalCode.INVALID_MESSAGE, "the accept is not of our terms"), now)
+    def _take_accept(
+        self, choice: Choice, request_id: EventId, event: VerifiedEvent, accept: SessionAccept, now: Moment
+    ) -> None:
+        bid = self._chosen or self._read_posted(choice, request_id, accept, now)
+        if isinstance(bid, Refusal):
+            self._take_refusal(choice, bid, now)
+            return
+        if accept.request_id != request_id or accept.term != bid.term:
+            self._take_refusal(choice, _wrong("the accept is not of our terms"), now)
             return
         self._move("accept", _S.ENDED)
         self._decide_at = None
-        term: QuotedTerm = chosen.quote.settlement[chosen.term]
         contract = SessionContract(
             node=event.public_key,
             client=self._signer.public_key,
             session_id=SessionId(accept.session_id),
-            request_id=request.event.id,
+            request_id=request_id,
             accept_id=event.id,
-            quote_event=chosen.event,
-            quote=chosen.quote,
-            term=term,
-            lightning_node_id=chosen.choice.candidate.offer.offer.ln_pubkey,
-            quote_plaintext=self._signer.open(chosen.event.content, chosen.event.public_key),
+            quote_event=bid.event,
+            quote=bid.quote,
+            term=bid.quote.settlement[bid.term],
+            lightning_node_id=choice.candidate.offer.offer.ln_pubkey,
+            quote_plaintext=self._signer.open(bid.event.content, bid.event.public_key),
         )
-        self._effects.append(SessionAgreed(chosen.choice, contract, accept))
+        self._effects.append(SessionAgreed(choice, contract, accept))
+
+    def _read_posted(self, choice: Choice, request_id: EventId, accept: SessionAccept, now: Moment) -> Bid | Refusal:
+        """The quote that the accept of a posted price brings, as good as one that was asked for."""
+        if not isinstance(accept, PostedAccept):
+            return _wrong("an accept at a posted price without its quote")
+        try:
+            event = self._verify(parse_event(accept.quote))
+            quote = open_message(event, self._signer)
+        except RemoteProtocolError:
+            return _wrong("the quote of a posted price is not valid")
+        if event.public_key != choice.candidate.offer.node or not isinstance(quote, Quote):
+            return _wrong("the quote of a posted price is not the node's")
+        return self._examine(choice, request_id, event, quote, now)
 
     def _move(self, trigger: str, target: OpeningState) -> None:
         self.state = OPENING_TRANSITIONS.move(self.state, trigger, target)
+
+
+def _wrong(reason: str) -> Refusal:
+    return refuse(RefusalCode.INVALID_MESSAGE, reason)

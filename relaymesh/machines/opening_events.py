@@ -18,11 +18,15 @@ class OpeningSettings:
         quote_ms: For the first quote.
         patience_ms: For more quotes, once there is one.
         accept_ms: For a session accept.
+        auction_ms: For more bids, once there is one.
+        enough_bids: So many end an auction at once; so do those of all nodes that the market is known to have.
     """
 
     quote_ms: int = 8_000
     patience_ms: int = 250
     accept_ms: int = 8_000
+    auction_ms: int = 1_000
+    enough_bids: int = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from relaymesh.machines.opening_events import (
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
-from relaymesh.nostr.keys import KeyPair
+from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.proof_of_work import MINING_BATCH, search
 from relaymesh.ports.relays import Delivered, Relays
@@ -67,6 +67,7 @@ async def negotiate(
     machine = Opening(
         selection,
         signer=key,
+        verify=verify,
         ephemeral_key=ephemeral_key,
         relay_urls=relays.urls,
         entropy=Entropy(token_bytes(32)),

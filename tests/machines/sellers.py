@@ -3,21 +3,25 @@
 from dataclasses import dataclass, field
 
 from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.opening import Opening
+from relaymesh.machines.opening_events import EventArrived, Mine, Mined, Publish, SessionAgreed
 from relaymesh.machines.reception import Reception
 from relaymesh.machines.reception_events import AwaitSession, PublishAnswer, ReceptionSettings, RequestArrived
 from relaymesh.market.admission import NodeLoad
+from relaymesh.market.bids import Way
 from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
+from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, read_offer
 from relaymesh.protocol.offer import Offer, SettlementTerm
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import LabelLoad, Status
 from relaymesh.units import AmountMsat, Timestamp
-from tests.machines.pair import LIGHTNING_NODE_ID, START_MS, moment, price_row
+from tests.machines.pair import CLIENT, LIGHTNING_NODE_ID, START_MS, moment, price_row
 
 NOW = Timestamp(START_MS // 1_000)
 RELAYS = ("ws://one.test", "ws://two.test")
@@ -87,12 +91,59 @@ def seller(secret: int, *, output_msat: int = 2_000, pow_bits: int = 0, open_req
     return Seller(key, offer_of(key, output_msat, pow_bits), open_requests_per_second=open_requests_per_second)
 
 
-def selection_of(*sellers: Seller, budget_msat: int = 100_000) -> Selection:
+def selection_of(*sellers: Seller, budget_msat: int = 100_000, count: int = 3, maximum_pow_bits: int = 20) -> Selection:
     directory = Directory()
     for one in sellers:
         directory.apply(one.offer.event, RELAYS[0], NOW)
         status = Status(seq=NOW, state="up", labels={"main": LabelLoad(free=2, queue=0)})
         event = one.key.sign(build_status(status, one.key.public_key, NOW, Timestamp(NOW + 360)))
         directory.apply(event, RELAYS[0], NOW)
-    request = BuyerRequest(model="tiny", job_type="chat", shape=SHAPE, budget_msat=AmountMsat(budget_msat))
-    return select(directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=3, now=NOW)
+    request = BuyerRequest(
+        model="tiny",
+        job_type="chat",
+        shape=SHAPE,
+        budget_msat=AmountMsat(budget_msat),
+        maximum_pow_bits=maximum_pow_bits,
+    )
+    return select(directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=count, now=NOW)
+
+
+def opening_for(
+    *sellers: Seller,
+    way: Way = "directed",
+    count: int = 3,
+    wants_session: bool = True,
+    maximum_pow_bits: int = 20,
+) -> Opening:
+    return Opening(
+        selection_of(*sellers, count=count, maximum_pow_bits=maximum_pow_bits),
+        signer=CLIENT,
+        verify=verify,
+        ephemeral_key=EPHEMERAL.public_key,
+        relay_urls=RELAYS,
+        entropy=Entropy(b"c" * 32),
+        way=way,
+        wants_session=wants_session,
+    )
+
+
+def converse(opening: Opening, *sellers: Seller) -> list[object]:
+    """Let both sides talk until nobody has anything to say; returns what the opening wants besides publishing."""
+    said: list[object] = []
+    while effects := opening.effects():
+        for effect in effects:
+            if isinstance(effect, Mine):
+                opening.receive(Mined(effect.draft, mine(effect.draft, effect.bits)), moment())
+            if not isinstance(effect, Publish):
+                said.append(effect)
+                continue
+            recipient = effect.event.tag_value("p")
+            for one in sellers:
+                if recipient in (None, one.key.public_key):
+                    for answer in one.hear(effect.event):
+                        opening.receive(EventArrived(answer), moment())
+    return said
+
+
+def agreed_in(said: list[object]) -> SessionAgreed:
+    return next(effect for effect in said if isinstance(effect, SessionAgreed))

@@ -19,7 +19,7 @@ from relaymesh.machines.opening_events import (
 )
 from relaymesh.market.admission import NodeLoad
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
-from relaymesh.nostr.keys import KeyPair
+from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import open_message, seal_message
 from relaymesh.protocol.handshake import SessionRequest
@@ -27,37 +27,18 @@ from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode
 from relaymesh.units import AmountMsat, Timestamp
 from tests.machines.pair import CLIENT, START_MS, moment, price_row
-from tests.machines.sellers import EPHEMERAL, NOW, RELAYS, Seller, offer_of, selection_of, seller
-
-
-def opening_for(*sellers: Seller) -> Opening:
-    return Opening(
-        selection_of(*sellers),
-        signer=CLIENT,
-        ephemeral_key=EPHEMERAL.public_key,
-        relay_urls=RELAYS,
-        entropy=Entropy(b"c" * 32),
-    )
-
-
-def converse(opening: Opening, *sellers: Seller) -> list[object]:
-    """Let both sides talk until nobody has anything to say; returns what the opening wants besides publishing."""
-    said: list[object] = []
-    while effects := opening.effects():
-        for effect in effects:
-            if not isinstance(effect, Publish):
-                said.append(effect)
-                continue
-            recipient = effect.event.tag_value("p")
-            for one in sellers:
-                if one.key.public_key == recipient:
-                    for answer in one.hear(effect.event):
-                        opening.receive(EventArrived(answer), moment())
-    return said
-
-
-def agreed_in(said: list[object]) -> SessionAgreed:
-    return next(effect for effect in said if isinstance(effect, SessionAgreed))
+from tests.machines.sellers import (
+    EPHEMERAL,
+    NOW,
+    RELAYS,
+    Seller,
+    agreed_in,
+    converse,
+    offer_of,
+    opening_for,
+    selection_of,
+    seller,
+)
 
 
 def test_both_sides_end_with_the_same_contract() -> None:
@@ -470,6 +451,7 @@ def seal_again_request(node: Seller, stranger: KeyPair) -> VerifiedEvent:
     opening = Opening(
         selection_of(node),
         signer=stranger,
+        verify=verify,
         ephemeral_key=PublicKey(EPHEMERAL.public_key),
         relay_urls=RELAYS,
         entropy=Entropy(b"q" * 32),

@@ -142,6 +142,7 @@ def agree() -> Agreement:
     opening = Opening(
         _select(),
         signer=CLIENT,
+        verify=verify,
         ephemeral_key=CLIENT_EPHEMERAL.public_key,
         relay_urls=(RELAY_URL,),
         entropy=Entropy(b"\x52" * 32),

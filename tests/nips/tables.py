@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from relaymesh.machines import buyer_settlement, client_job, reception_events
+from relaymesh.machines.asking import RETRANSMIT_AFTER_MS
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
-from relaymesh.machines.opening import RETRANSMIT_AFTER_MS
 from relaymesh.machines.opening_events import OpeningSettings
 from relaymesh.machines.reception_events import ReceptionSettings
 from relaymesh.machines.session_interface import SessionSettings

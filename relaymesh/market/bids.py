@@ -1,0 +1,155 @@
+"""Bids: whether a quote may be relied on, and which of several is the best (RM-01, "Quote", "Open requests").
+
+A quote may be lower than the offer it cites and never higher, so whoever saw the offer knows the most that a bid can
+be. Of several the scheduler chooses, by the prices that were quoted instead of those that were posted.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from relaymesh.market.candidate import Candidate
+from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.selection import Choice, Selection, select
+from relaymesh.market.standing import Standings
+from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
+from relaymesh.protocol.offer import Offer, PriceRow
+from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote
+from relaymesh.units import Moment, Timestamp
+
+Way = Literal["directed", "open", "posted"]
+"""How a session is asked for: quotes of the best nodes, an auction, or the posted price of the best one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """A quote that may be relied on.
+
+    Args:
+        choice: Whose it is, as it was chosen before it was asked.
+        event: The signed 28771.
+        quote: What it says.
+        term: Which of its settlement terms is taken, by index.
+    """
+
+    choice: Choice
+    event: VerifiedEvent
+    quote: Quote
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a quote has to answer.
+
+    Args:
+        request: What was wanted.
+        request_id: What was asked: a 28770, or at a posted price a 28772.
+        way: How it was asked.
+    """
+
+    request: BuyerRequest
+    request_id: EventId
+    way: Way
+
+
+def find_complaint(quote: Quote, event: VerifiedEvent, question: Question, choice: Choice, now: Moment) -> str | None:
+    """Why a quote cannot be relied on; None if it can.
+
+    Args:
+        event: The signed 28771.
+        choice: The candidate whose offer is relied on.
+    """
+    request = question.request
+    offer = choice.candidate.offer
+    if event.size > MAXIMUM_QUOTE_EVENT_BYTES:
+        return f"the quote's event is larger than {MAXIMUM_QUOTE_EVENT_BYTES} bytes"
+    if quote.request_id != question.request_id or event.tag_value("e") != question.request_id:
+        return "the quote answers another request"
+    if quote.offer_id != offer.event.id or quote.offer_seq != offer.offer.seq:
+        return "the quote cites another offer than the one relied on"
+    if find_offered_row(quote.row, offer.offer) is None:
+        return "the quote states a price that the offer does not have"
+    if quote.row.model != choice.candidate.row.model or request.job_type not in quote.row.job_types:
+        return "the quote is for another model or job type than the one asked about"
+    if question.way == "posted":
+        if quote.max_msat is not None:
+            return "the quote of a posted price has a limit of its own"
+    elif quote.max_msat is None or quote.max_msat > request.budget_msat:
+        return f"the quote's limit exceeds the budget of {request.budget_msat} msat"
+    if quote.valid_until_ms <= now.unix_ms:
+        return "the quote has expired"
+    if find_term(quote, request) is None:
+        return "the quote has no settlement term we accept"
+    return None
+
+
+def find_term(quote: Quote, request: BuyerRequest) -> int | None:
+    """The term to take, by index: of the buyer's most preferred order, for a single job."""
+    for order in request.orders:
+        for index, term in enumerate(quote.settlement):
+            if term.order == order and term.scope == "job":
+                return index
+    return None
+
+
+def find_offered_row(quoted: PriceRow, offer: Offer) -> PriceRow | None:
+    """The row of an offer that a quoted one is no dearer than, and else the same; None if there is none."""
+    return next((row for row in offer.rows if quoted == row or _is_lower(quoted, row)), None)
+
+
+def find_choice(selection: Selection, node: PublicKey, quote: Quote) -> Choice | None:
+    """The eligible candidate that a bid is for: the row of its node's offer that it is no dearer than."""
+    for choice in eligible_choices(selection):
+        offer = choice.candidate.offer
+        is_cited = offer.node == node and offer.event.id == quote.offer_id
+        if is_cited and find_offered_row(quote.row, offer.offer) == choice.candidate.row:
+            return choice
+    return None
+
+
+def rank_bids(bids: Iterable[Bid], selection: Selection, standings: Standings, now: Timestamp) -> tuple[Bid, ...]:
+    """Bids, the best first, as the scheduler orders them by the prices quoted; one for each node.
+
+    What the scheduler would exclude by now comes last: its node has answered, whatever its status says.
+    """
+    by_node = {bid.choice.candidate.offer.node: bid for bid in bids}
+    if len(by_node) < 2:
+        return tuple(by_node.values())
+    candidates = [_as_quoted(bid) for bid in by_node.values()]
+    chosen = select(
+        candidates,
+        selection.request,
+        seed=selection.seed,
+        count=len(candidates),
+        now=now,
+        policy=selection.policy,
+        standings=standings,
+    ).chosen
+    first = [by_node.pop(choice.candidate.offer.node) for choice in chosen]
+    return (*first, *sorted(by_node.values(), key=lambda bid: bid.choice.rank))
+
+
+def eligible_choices(selection: Selection) -> Iterator[Choice]:
+    """All that were eligible, the best first: whoever of them bids can be taken at his word."""
+    yield from selection.chosen
+    yield from selection.runners_up
+
+
+def _as_quoted(bid: Bid) -> Candidate:
+    """The candidate as if it had posted what it quoted."""
+    candidate, quoted = bid.choice.candidate, bid.quote.row
+    rows = tuple(quoted if row == candidate.row else row for row in candidate.offer.offer.rows)
+    offer = replace(candidate.offer, offer=candidate.offer.offer.model_copy(update={"rows": rows}))
+    return replace(candidate, offer=offer, row=quoted)
+
+
+def _is_lower(quoted: PriceRow, offered: PriceRow) -> bool:
+    prices = {"per": offered.per, "input_msat": offered.input_msat, "output_msat": offered.output_msat}
+    alike = quoted.model_copy(update={**prices, "minimum_msat": offered.minimum_msat}) == offered
+    return (
+        alike
+        and quoted.input_msat * offered.per <= offered.input_msat * quoted.per
+        and quoted.output_msat * offered.per <= offered.output_msat * quoted.per
+        and quoted.minimum_msat <= offered.minimum_msat
+    )
