@@ -82,9 +82,15 @@ class Directory:
         self._last_ignored: deque[IgnoredEvent] = deque(maxlen=MAXIMUM_LAST_IGNORED)
         self._relays: dict[str, int] = {}
         self._columns = KeptColumns(self._bucket, self._recall_offer)
+        self._revision = 0
 
     def __len__(self) -> int:
         return len(self._bucket(ALL_OFFERS))
+
+    @property
+    def revision(self) -> int:
+        """Grows whenever a piece of state comes, changes or goes."""
+        return self._revision
 
     @property
     def ignored(self) -> Mapping[Ignored, int]:
@@ -166,6 +172,15 @@ class Directory:
             for row in offer.offer.rows
             if job_type in row.job_types and model in (None, row.model)
         )
+
+    def considered_ids(self, model: str | None, job_type: JobType, now: Timestamp) -> Iterator[EventId]:
+        """The live offers for this model (None for any) and job type, and the live statuses of their nodes."""
+        self._expire(now)
+        for entry in self._bucket(offer_key(model, job_type)):
+            yield entry.event_id
+            status = self._entries.get((entry.address[0], Kind.STATUS, STATUS_LABEL))
+            if status is not None:
+                yield status.event_id
 
     def relays_of(self, event_id: EventId) -> tuple[str, ...]:
         """Which relays carried this live event, in the order in which they did."""
@@ -274,6 +289,7 @@ class Directory:
         return entry is not None
 
     def _place(self, state: State, relay_url: str) -> None:
+        self._revision += 1
         address = address_of(state)
         entry = self._entries.get(address)
         if entry is None:
@@ -305,6 +321,7 @@ class Directory:
                 del self._index[key]
 
     def _remove(self, entry: Entry) -> None:
+        self._revision += 1
         self._unlink(entry)
         del self._entries[entry.address]
         self._expiry.cancel(entry)

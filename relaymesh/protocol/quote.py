@@ -16,6 +16,7 @@ from relaymesh.protocol.fields import (
     ModelName,
     Msat,
     Order,
+    PolicyName,
     Quantity,
     RelayUrl,
     Sequence,
@@ -28,6 +29,9 @@ from relaymesh.protocol.offer import MAXIMUM_TERMS, PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 
 MAXIMUM_REPLY_RELAYS: Final = 3
+MAXIMUM_ASKS: Final = 8
+"""To so many nodes a router passes one request on at the most."""
+MAXIMUM_FEE_INVOICE_CHARACTERS: Final = 2_000
 MAXIMUM_QUOTE_EVENT_BYTES: Final = 5_000
 """A signed quote must fit into the session request that brings it back."""
 
@@ -100,10 +104,14 @@ class ForwardedRequest(WireValue):
 
     Args:
         request: The buyer's complete signed 28770, as the JSON object of NIP-01.
+        policy: To a router: the policy to rank by; None takes its own default.
+        asks: To a router: how many nodes it is to pass the request on to.
     """
 
     v: Version = 1
     request: dict[str, Any]
+    policy: PolicyName | None = None
+    asks: Annotated[int, Field(ge=0, le=MAXIMUM_ASKS)] = 3
 
 
 class QuotedTerm(SettlementTerm):
@@ -144,12 +152,14 @@ class RefusalMessage(WireValue):
         refusal: `code: reason`.
         retryable: Whether asking again may help.
         retry_in_ms: When asking here again is worth while; None where the node does not say.
+        bolt11: The invoice to pay, where a router wants its fee first; None otherwise.
     """
 
     v: Version = 1
     refusal: Annotated[str, Field(min_length=1, max_length=240)]
     retryable: bool
     retry_in_ms: Milliseconds | None = None
+    bolt11: Annotated[str, Field(max_length=MAXIMUM_FEE_INVOICE_CHARACTERS)] | None = None
 
     @classmethod
     def of(cls, refusal: Refusal) -> Self:

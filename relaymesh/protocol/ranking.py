@@ -26,6 +26,34 @@ MAXIMUM_RANKED: Final = 8
 MAXIMUM_TERMS_OF_A_SCORE: Final = 12
 
 
+class StatedStanding(WireValue):
+    """What a router believes about a node, as the integers that a score reads (RM-04, "Standing").
+
+    Args:
+        successes_milli: Jobs that ended well, weighted, in thousandths of a job.
+        failures_milli: Jobs that did not, likewise.
+        first_output_ms: Time to the first output; None when nobody has measured it.
+        output_units_per_1000s: Output units per 1,000 seconds; None likewise.
+        slow_first_output_ms: The same for the slow ones among its jobs; None likewise.
+        slow_output_units_per_1000s: The same for the slow ones among its jobs; None likewise.
+        trust_milli: How far the router trusts the node, 0 … 1,000.
+        stake_units: What the node has at stake, as far as it counts.
+        is_on_probation: Whether the node is too new for more than small jobs.
+        job_limit_msat: The most that a job may cost there, while it is on probation; None for no limit.
+    """
+
+    successes_milli: Quantity = 0
+    failures_milli: Quantity = 0
+    first_output_ms: Quantity | None = None
+    output_units_per_1000s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    slow_first_output_ms: Quantity | None = None
+    slow_output_units_per_1000s: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    trust_milli: Annotated[int, Field(ge=0, le=1_000)] = 0
+    stake_units: Quantity = 0
+    is_on_probation: bool = False
+    job_limit_msat: Msat | None = None
+
+
 class RankedRow(WireValue):
     """One price of one offer, and its place in a ranking.
 
@@ -34,19 +62,20 @@ class RankedRow(WireValue):
         offer_id: The offer that was considered.
         row: Which of its price rows, by index.
         status_id: The node's status that was considered; None where there was none.
-        assertion_id: The router's own reputation assertion (38774) about the node that was considered; None for a node
-            about which it has said nothing.
+        standing: What the router believes about the node; None for a node that it does not know.
+        assertion_id: What the router last asserted about the node in public (38774); None where it has not.
         score_msat: The score: the lower, the better; None for who is out.
         terms: What the score is made of, by name; their sum. Empty for who is out.
         estimated_msat: What the job would cost at the most; None for who is out.
         excluded: Why it is out; None for who is not.
-        asked: Whether the router asked this node for a quote on the client's behalf.
+        asked: Whether the router passed the request on to this node.
     """
 
     offer_address: OfferAddress
     offer_id: EventIdField
     row: Annotated[int, Field(ge=0, lt=MAXIMUM_ROWS)] = 0
     status_id: EventIdField | None = None
+    standing: StatedStanding | None = None
     assertion_id: EventIdField | None = None
     score_msat: Score | None = None
     terms: Annotated[dict[PolicyName, Score], Field(max_length=MAXIMUM_TERMS_OF_A_SCORE)]
