@@ -37,9 +37,9 @@ from relaymesh.machines.relay_connection_interface import (
     WantAuthentication,
 )
 from relaymesh.nostr.event import Event, EventId, VerifiedEvent
-from relaymesh.nostr.keys import verify
+from relaymesh.nostr.keys import SignatureMemory
 from relaymesh.ports.relay_subscription import RelayCounters, RelaySubscription
-from relaymesh.ports.relays import Delivered, Published, StoredEventsEnd
+from relaymesh.ports.relays import Delivered, Published, RelayGone, StoredEventsEnd
 from relaymesh.units import Instant, Moment
 
 CONNECT_SECONDS: Final = 10
@@ -75,6 +75,7 @@ class RelayLink:
         authenticate: Signs NIP-42 challenges; None where nobody can.
         tls: For `wss`.
         verifiers: How many threads check signatures at once, all relays together.
+        signatures: What was checked already, likewise.
         settings: How long answers and reconnects are waited for.
         clock: Our clock, to compare the relay's with; None where nobody asks.
     """
@@ -88,6 +89,7 @@ class RelayLink:
         authenticate: Authenticator | None,
         tls: ssl.SSLContext | None,
         verifiers: anyio.CapacityLimiter,
+        signatures: SignatureMemory,
         settings: RelayConnectionSettings,
         clock: Callable[[], Moment] | None,
     ) -> None:
@@ -98,11 +100,12 @@ class RelayLink:
         self._authenticate = authenticate
         self._tls = tls
         self._verifiers = verifiers
+        self._signatures = signatures
         self._clock = clock
         self._machine = RelayConnection(can_authenticate=authenticate is not None, settings=settings)
         self._subscriptions: dict[str, RelaySubscription] = {}
         self._asked: dict[EventId, _Asked] = {}
-        self._arrived: list[EventArrived | StoredEventsSent] = []
+        self._arrived: list[EventArrived | StoredEventsSent | SubscriptionRefused] = []
         self._unsent: deque[str] = deque()
         self._sendable = anyio.Event()
         self._connect_wanted = anyio.Event()
@@ -205,7 +208,7 @@ class RelayLink:
                 self._machine.receive(Authenticated(event), _now())
             case SubscriptionRefused():
                 self._counters.refused += 1
-                self._arrived.append(StoredEventsSent(effect.subscription_id))  # nobody needs to wait for more
+                self._arrived += [StoredEventsSent(effect.subscription_id), effect]  # nobody needs to wait for more
             case _:
                 assert_never(effect)
 
@@ -264,6 +267,8 @@ class RelayLink:
             writing.cancel()
             self._connection = None
             self._arrived.clear()
+            for subscription in self._subscriptions.values():
+                subscription.lose(RelayGone(self.url))
             with anyio.CancelScope(shield=True):  # at most a second, as `aclose` promises
                 await connection.aclose()
 
@@ -309,20 +314,20 @@ class RelayLink:
             if subscription is None:
                 continue
             if isinstance(each, StoredEventsSent):
-                subscription.end_stored(StoredEventsEnd(self.url))
-                continue
-            event = verified.get(each.event)
-            if event is not None:
+                subscription.end_stored(StoredEventsEnd(self.url, each.is_everything))
+            elif isinstance(each, SubscriptionRefused):
+                subscription.lose(RelayGone(self.url))
+            elif (event := verified.get(each.event)) is not None:
                 subscription.deliver(Delivered(self.url, event))
 
     async def _verify(self, events: set[Event]) -> dict[Event, VerifiedEvent]:
         if len(events) <= VERIFIED_INLINE:
-            return _verify_batch(events)
-        return await anyio.to_thread.run_sync(_verify_batch, events, limiter=self._verifiers)
+            return _verify_batch(events, self._signatures)
+        return await anyio.to_thread.run_sync(_verify_batch, events, self._signatures, limiter=self._verifiers)
 
     def _is_wanted(self, subscription_id: str, event: Event) -> bool:
         subscription = self._subscriptions.get(subscription_id)
-        return subscription is not None and subscription.wants(event)
+        return subscription is not None and subscription.wants(event, self.url)
 
 
 def _now() -> Moment:
@@ -330,11 +335,11 @@ def _now() -> Moment:
     return Moment(Instant(int(anyio.current_time() * 1_000_000)), 0)
 
 
-def _verify_batch(events: set[Event]) -> dict[Event, VerifiedEvent]:
+def _verify_batch(events: set[Event], signatures: SignatureMemory) -> dict[Event, VerifiedEvent]:
     verified: dict[Event, VerifiedEvent] = {}
     for event in events:
         try:
-            verified[event] = verify(event)
+            verified[event] = signatures.verify(event)
         except RemoteProtocolError:
             continue
     return verified

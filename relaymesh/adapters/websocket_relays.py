@@ -17,6 +17,7 @@ from relaymesh.errors import LocalProtocolError, SessionError, UsageError
 from relaymesh.machines.relay_connection_interface import RelayConnectionSettings
 from relaymesh.nostr.event import Event
 from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.keys import SignatureMemory
 from relaymesh.nostr.relay_urls import normalise_relay_url
 from relaymesh.ports.relay_subscription import MAXIMUM_UNREAD, RelayCounters, RelaySubscription
 from relaymesh.ports.relays import Delivery, Published
@@ -69,6 +70,7 @@ class WebSocketRelays:
         self._subscription_ids = itertools.count(1)
         self._group: TaskGroup | None = None
         self._verifiers: anyio.CapacityLimiter | None = None
+        self._signatures = SignatureMemory()
         self.counters = RelayCounters()
 
     @property
@@ -129,20 +131,31 @@ class WebSocketRelays:
         return await link.publish(event)
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
+        self,
+        filters: tuple[Filter, ...],
+        relay_urls: tuple[str, ...] = (),
+        *,
+        with_repeats: bool = False,
+        with_carriers: bool = False,
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all), across reconnects, until the block ends.
 
         Every event is verified, matched against the filters, and delivered once, however many relays bring it; or,
         `with_repeats`, whenever a relay sends it again. A relay that cannot be followed is passed over.
         """
-        return self._subscribe(filters, relay_urls or self._urls, with_repeats)
+        subscription = RelaySubscription(
+            filters,
+            self.counters,
+            self._maximum_unread,
+            with_repeats=with_repeats,
+            with_carriers=with_carriers,
+        )
+        return self._subscribe(subscription, relay_urls or self._urls)
 
     @asynccontextmanager
     async def _subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...], with_repeats: bool
+        self, subscription: RelaySubscription, relay_urls: tuple[str, ...]
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        subscription = RelaySubscription(filters, self.counters, self._maximum_unread, with_repeats=with_repeats)
         subscription_id = str(next(self._subscription_ids))
         links: list[RelayLink] = []
         try:
@@ -199,6 +212,7 @@ class WebSocketRelays:
             self._authenticate,
             self._tls,
             self._verifiers,
+            self._signatures,
             self._settings,
             self._clock,
         )

@@ -290,7 +290,7 @@ class RelayConnection:
                 self._event_answered(message, now)
             case EndOfStoredEvents():
                 if message.subscription_id in self._subscriptions:
-                    self._effects.append(StoredEventsSent(message.subscription_id))
+                    self._effects.append(StoredEventsSent(message.subscription_id, message.is_everything))
             case ClosedMessage():
                 self._subscription_closed(message, now)
             case AuthChallenge():

@@ -120,9 +120,15 @@ class EventArrived:
 
 @dataclass(frozen=True, slots=True)
 class StoredEventsSent:
-    """The relay has sent all that it had stored for this subscription."""
+    """The relay has sent what it had stored for this subscription.
+
+    Args:
+        subscription_id: Which one.
+        is_everything: Whether nothing was left out (NIP-67); None if it does not say.
+    """
 
     subscription_id: str
+    is_everything: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

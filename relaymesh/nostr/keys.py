@@ -145,6 +145,31 @@ def has_valid_id(event: Event) -> bool:
         return False
 
 
+class SignatureMemory:
+    """Signatures that were found good, so that the same event, met again, costs a hash and no signature.
+
+    Safe in several threads. Holds between `size` and twice as many.
+
+    Args:
+        size: So many are remembered at least.
+    """
+
+    def __init__(self, size: int = 16_384) -> None:
+        self._size = size
+        self._newer: dict[EventId, str] = {}
+        self._older: dict[EventId, str] = {}
+
+    def verify(self, event: Event) -> VerifiedEvent:
+        """As `verify`; the id is always checked, since all else follows from it."""
+        if (self._newer.get(event.id) or self._older.get(event.id)) == event.signature and has_valid_id(event):
+            return _as_verified(event)
+        verified = verify(event)
+        if len(self._newer) >= self._size:
+            self._newer, self._older = {}, self._newer
+        self._newer[event.id] = event.signature
+        return verified
+
+
 def verify(event: Event) -> VerifiedEvent:
     """Check the claimed id and the signature, and hand the event back as one that may be believed.
 
@@ -161,6 +186,10 @@ def verify(event: Event) -> VerifiedEvent:
         raise RemoteProtocolError("an event's sig must be 128 lowercase hex characters") from error
     if not is_valid_signature(event.public_key, bytes.fromhex(event.id), signature):
         raise RemoteProtocolError("the event's signature was not made by its author")
+    return _as_verified(event)
+
+
+def _as_verified(event: Event) -> VerifiedEvent:
     return VerifiedEvent(
         event.public_key,
         event.created_at,

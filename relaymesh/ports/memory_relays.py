@@ -17,7 +17,7 @@ from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import is_addressable, is_ephemeral, is_replaceable
 from relaymesh.ports.relay_subscription import RelayCounters, RelaySubscription
-from relaymesh.ports.relays import Delivered, Delivery, Published, StoredEventsEnd
+from relaymesh.ports.relays import Delivered, Delivery, Published, RelayGone, StoredEventsEnd
 
 MAXIMUM_EVENTS: Final = 100_000
 
@@ -39,6 +39,7 @@ class MemoryRelay:
         verify: Checks id and signature; a simulation brings its own.
         maximum_events: Beyond it the event that was stored first is forgotten.
         says_mute: Refuse an ephemeral event with `mute:` when nobody follows it.
+        maximum_answer: So many stored events are sent in one answer, the newest, as public relays do; None for all.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MemoryRelay:
         verify: Verifier = verify,
         maximum_events: int = MAXIMUM_EVENTS,
         says_mute: bool = False,
+        maximum_answer: int | None = None,
     ) -> None:
         self.url = url
         self.loses: Callable[[VerifiedEvent], bool] = _nothing
@@ -55,6 +57,7 @@ class MemoryRelay:
         self._verify = verify
         self._maximum_events = maximum_events
         self._says_mute = says_mute
+        self._maximum_answer = maximum_answer
         self._stored: dict[_Place, VerifiedEvent] = {}
         self._followers: set[_Follower] = set()
         self._is_down = False
@@ -66,6 +69,8 @@ class MemoryRelay:
     def fail(self) -> None:
         """Be out of reach from now on."""
         self._is_down = True
+        for follower in self._followers:
+            follower.subscription.lose(RelayGone(self.url))
 
     def recover(self) -> None:
         """Be back; everyone who follows gets what is stored, as after a reconnect."""
@@ -126,7 +131,7 @@ class MemoryRelay:
         return bool(followers)
 
     def _send_stored(self, follower: _Follower) -> None:
-        for event in self.query(follower.filters):
+        for event in self.query(follower.filters)[: self._maximum_answer]:
             follower.subscription.deliver(Delivered(self.url, event))
         follower.subscription.end_stored(StoredEventsEnd(self.url))
 
@@ -159,19 +164,24 @@ class MemoryRelays:
         return tuple(answers)
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
+        self,
+        filters: tuple[Filter, ...],
+        relay_urls: tuple[str, ...] = (),
+        *,
+        with_repeats: bool = False,
+        with_carriers: bool = False,
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all) until the block ends."""
-        return self._subscribe(filters, relay_urls or self.urls, with_repeats)
+        subscription = RelaySubscription(filters, self.counters, with_repeats=with_repeats, with_carriers=with_carriers)
+        return self._subscribe(subscription, relay_urls or self.urls)
 
     @asynccontextmanager
     async def _subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...], with_repeats: bool
+        self, subscription: RelaySubscription, relay_urls: tuple[str, ...]
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         await anyio.lowlevel.checkpoint()
-        subscription = RelaySubscription(filters, self.counters, with_repeats=with_repeats)
         relays = [self._relays[url] for url in relay_urls if url in self._relays]
-        leave = [relay.follow(filters, subscription) for relay in relays]
+        leave = [relay.follow(subscription.filters, subscription) for relay in relays]
         try:
             yield subscription
         finally:

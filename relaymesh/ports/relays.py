@@ -7,6 +7,7 @@ from typing import Protocol
 
 from relaymesh.nostr.event import Event, EventId, VerifiedEvent
 from relaymesh.nostr.filters import Filter
+from relaymesh.units import Timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,35 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """This relay, too, sent an event that was delivered before: the id is of its content, so nothing in it is new."""
+
+    relay_url: str
+    event_id: EventId
+    created_at: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
 class StoredEventsEnd:
-    """This relay has sent all it had stored (`EOSE`); what follows from it is live."""
+    """This relay has sent what it had stored (`EOSE`); what follows from it is live.
+
+    Args:
+        relay_url: Which relay.
+        is_everything: Whether nothing was left out, for want of room in one answer (NIP-67); None if it does not say.
+    """
+
+    relay_url: str
+    is_everything: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayGone:
+    """This relay is not followed any more; once it is again, it begins with what it has stored."""
 
     relay_url: str
 
 
-Delivery = Delivered | StoredEventsEnd
+Delivery = Delivered | Carried | StoredEventsEnd | RelayGone
 
 
 class Relays(Protocol):
@@ -62,7 +85,12 @@ class Relays(Protocol):
         ...
 
     def subscribe(
-        self, filters: tuple[Filter, ...], relay_urls: tuple[str, ...] = (), *, with_repeats: bool = False
+        self,
+        filters: tuple[Filter, ...],
+        relay_urls: tuple[str, ...] = (),
+        *,
+        with_repeats: bool = False,
+        with_carriers: bool = False,
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Follow `filters` on the given relays (none given: on all), across reconnects, until the block ends.
 
@@ -71,5 +99,7 @@ class Relays(Protocol):
         Args:
             with_repeats: Deliver an event again whenever a relay sends it again: a request may be asked twice because
                 its answer was lost.
+            with_carriers: Tell which relays carry what another has brought (`Carried`) and which are gone
+                (`RelayGone`).
         """
         ...

@@ -54,7 +54,8 @@ async def _collect(deliveries: AsyncIterator[Delivery]) -> list[VerifiedEvent]:
     async for delivery in deliveries:
         if isinstance(delivery, StoredEventsEnd):
             break
-        events.append(delivery.event)
+        if isinstance(delivery, Delivered):
+            events.append(delivery.event)
     return events
 
 

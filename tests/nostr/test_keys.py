@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relaymesh.errors import LocalProtocolError, RemoteProtocolError
 from relaymesh.nostr import keys
 from relaymesh.nostr.event import Event, PublicKey, UnsignedEvent, VerifiedEvent, parse_event
-from relaymesh.nostr.keys import CURVE_ORDER, KeyPair, has_valid_id, is_valid_signature, verify
+from relaymesh.nostr.keys import CURVE_ORDER, KeyPair, SignatureMemory, has_valid_id, is_valid_signature, verify
 from relaymesh.units import Timestamp
 from tests.nostr import strategies
 
@@ -252,3 +252,36 @@ def test_more_peers_than_are_cached_change_nothing(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         for peer in peers:
             assert peer.open(alice.seal("hi", peer.public_key, bytes(32)), alice.public_key) == "hi"
+
+
+def test_an_event_met_again_is_not_checked_again_and_another_one_under_its_id_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = SignatureMemory()
+    event = off_the_wire(ALICE.sign(make_event()))
+    verified = memory.verify(event)
+    assert verified == verify(event)
+    for forged in (replace(event, content="other"), replace(event, signature="00" * 64)):
+        with pytest.raises(RemoteProtocolError):
+            memory.verify(forged)
+    monkeypatch.setattr(keys, "is_valid_signature", lambda *_: False)
+    assert memory.verify(event) == verified
+    with pytest.raises(RemoteProtocolError):
+        memory.verify(off_the_wire(ALICE.sign(make_event(content="never met"))))
+
+
+def test_what_was_checked_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SignatureMemory(size=2)
+    events = [off_the_wire(ALICE.sign(make_event(content=f"{number}"))) for number in range(6)]
+    for event in events:
+        memory.verify(event)
+    checked: list[str] = []
+
+    def count(event: Event) -> VerifiedEvent:
+        checked.append(event.content)
+        return verify(event)
+
+    monkeypatch.setattr(keys, "verify", count)
+    for event in reversed(events):
+        memory.verify(event)
+    assert checked == ["1", "0"]

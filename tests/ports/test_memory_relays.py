@@ -53,6 +53,17 @@ async def test_what_was_stored_first_is_forgotten_first_when_the_store_is_full()
     assert {event.content for event in relay.query(ALL)} == {"b", "c"}
 
 
+async def test_an_answer_may_be_limited_as_public_relays_limit_theirs() -> None:
+    relay = MemoryRelay(maximum_answer=2)
+    relays = relay.connect()
+    for age, content in enumerate("abc"):
+        await relays.publish(write(content, created_at=1_750_000_000 - age))
+    async with relays.subscribe(ALL) as deliveries:
+        sent = [await anext(deliveries) for _ in range(3)]
+    assert [each.event.content for each in sent if isinstance(each, Delivered)] == ["a", "b"]
+    assert sent[2] == StoredEventsEnd(relay.url)
+
+
 async def test_of_two_events_of_the_same_second_the_one_with_the_lower_id_keeps_the_place() -> None:
     first, second = sorted((write("a", kind=10_002), write("b", kind=10_002)), key=lambda event: event.id)
     for order in ((first, second), (second, first)):

@@ -1,14 +1,17 @@
 """A subscriber's queue: once each, bounded, and what marks the end of stored events is never pushed out."""
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.relay_subscription import RelayCounters, RelaySubscription
-from relaymesh.ports.relays import Delivered, Delivery, StoredEventsEnd
+from relaymesh.ports.relays import Carried, Delivered, Delivery, RelayGone, StoredEventsEnd
 from relaymesh.units import Timestamp
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +37,12 @@ async def _drain(subscription: RelaySubscription) -> list[Delivery]:
 async def test_an_event_is_wanted_until_it_was_delivered() -> None:
     subscription, counters = _queue()
     event = make_event(1)
-    assert subscription.wants(event)
-    assert subscription.wants(event)  # what is only claimed is not remembered
+    assert subscription.wants(event, "ws://one")
+    assert subscription.wants(event, "ws://one")  # what is only claimed is not remembered
     subscription.deliver(Delivered("ws://one", event))
-    assert not subscription.wants(event)
+    assert not subscription.wants(event, "ws://one")
     subscription.deliver(Delivered("ws://two", event))
-    assert not subscription.wants(make_event(2, kind=7))
+    assert not subscription.wants(make_event(2, kind=7), "ws://one")
     assert await _drain(subscription) == [Delivered("ws://one", event)]
     assert (counters.delivered, counters.repeated, counters.unwanted) == (1, 2, 1)
 
@@ -48,7 +51,26 @@ async def test_what_is_remembered_is_bounded() -> None:
     subscription, _ = _queue(maximum_remembered=3)
     for number in range(5):
         subscription.deliver(Delivered("ws://one", make_event(number)))
-    assert [subscription.wants(make_event(number)) for number in range(5)] == [True, True, False, False, False]
+    wanted = [subscription.wants(make_event(number), "ws://one") for number in range(5)]
+    assert wanted == [True, True, False, False, False]
+
+
+async def test_who_carries_what_is_told_to_whoever_asks_and_believed_only_with_a_true_id() -> None:
+    key = KeyPair(bytes(31) + b"\x07")
+    event = key.sign(UnsignedEvent(key.public_key, Timestamp(5), 1, (), "true"))
+    false = replace(event, content="false")
+    subscription = RelaySubscription((Filter(kinds=(1,)),), RelayCounters(), with_carriers=True)
+    subscription.deliver(Delivered("ws://one", event))
+    assert not subscription.wants(event, "ws://two")
+    assert not subscription.wants(false, "ws://three")
+    subscription.deliver(Delivered("ws://four", event))  # was verified at the same time as the first
+    subscription.lose(RelayGone("ws://one"))
+    assert await _drain(subscription) == [
+        Delivered("ws://one", event),
+        Carried("ws://two", event.id, Timestamp(5)),
+        Carried("ws://four", event.id, Timestamp(5)),
+        RelayGone("ws://one"),
+    ]
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 8))

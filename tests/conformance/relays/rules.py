@@ -21,7 +21,7 @@ import anyio
 from relaymesh.nostr.event import Event, EventId, Tags, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair
-from relaymesh.ports.relays import Delivered, Delivery, Relays, StoredEventsEnd
+from relaymesh.ports.relays import Carried, Delivered, Delivery, RelayGone, Relays, StoredEventsEnd
 from relaymesh.units import Timestamp
 
 DEADLINE_SECONDS = 20.0
@@ -95,7 +95,7 @@ async def _stored(deliveries: AsyncIterator[Delivery], relays: int = 1) -> list[
             ended.add(delivery.relay_url)
             if len(ended) == relays:
                 break
-        else:
+        elif isinstance(delivery, Delivered):
             events.append(delivery.event)
     return events
 
@@ -153,6 +153,25 @@ async def an_event_sent_again_is_delivered_again_where_repeats_are_wanted(subjec
         for url in (first, first, second):
             await _publish(mine, event, url)
             assert await _next_event(deliveries) == event
+
+
+async def who_asks_is_told_who_else_carries_an_event_and_who_is_gone(subject: RelaysUnderTest) -> None:
+    author = Author.new()
+    first, second = subject.urls
+    state = author.follow(ADDRESSABLE)
+    async with _clients(subject, 2) as (mine, yours), yours.subscribe(state, with_carriers=True) as deliveries:
+        await _stored(deliveries, 2)
+        event = author.write(ADDRESSABLE, (("d", "main"),))
+        await _publish(mine, event, first)
+        assert await anext(deliveries) == Delivered(first, event)
+        await _publish(mine, event, second)
+        assert await anext(deliveries) == Carried(second, event.id, event.created_at)
+        await subject.fail(second)
+        assert await anext(deliveries) == RelayGone(second)
+        await subject.recover(second)
+        assert await anext(deliveries) == Carried(second, event.id, event.created_at)
+        end = await anext(deliveries)
+        assert isinstance(end, StoredEventsEnd) and end.relay_url == second
 
 
 async def each_relay_answers_for_itself_in_the_order_asked(subject: RelaysUnderTest) -> None:
@@ -318,6 +337,7 @@ RULES: tuple[Rule, ...] = (
     what_is_stored_comes_before_the_end_of_stored_events_and_what_is_new_after,
     an_event_that_both_relays_bring_is_delivered_once,
     an_event_sent_again_is_delivered_again_where_repeats_are_wanted,
+    who_asks_is_told_who_else_carries_an_event_and_who_is_gone,
     each_relay_answers_for_itself_in_the_order_asked,
     an_event_published_to_one_relay_is_not_on_the_other,
     publishing_the_same_event_again_is_accepted,
