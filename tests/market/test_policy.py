@@ -1,6 +1,7 @@
 """What counts for a buyer is a handful of integers, each within its range."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,9 @@ def test_a_policy_is_found_by_its_name() -> None:
 def test_every_weight_has_its_range(name: str) -> None:
     most = 1_000 if name == "stake_milli" else 10**6
     for weight in (0, most):
-        assert getattr(replace(BALANCED, **{name: weight}), name) == weight
+        changes: dict[str, Any] = {name: weight}
+        assert getattr(replace(BALANCED, **changes), name) == weight
     for weight in (-1, most + 1):
+        changes = {name: weight}
         with pytest.raises(LocalProtocolError, match=name):
-            replace(BALANCED, **{name: weight})
+            replace(BALANCED, **changes)
