@@ -290,7 +290,7 @@ class RelayConnection:
                 self._event_answered(message, now)
             case EndOfStoredEvents():
                 if message.subscription_id in self._subscriptions:
-                    self._effects.append(StoredEventsSent(message.subscription_id, message.is_everything))
+                    self._effects.append(StoredEventsSent(message.subscription_id, _is_everything(message.hints)))
             case ClosedMessage():
                 self._subscription_closed(message, now)
             case AuthChallenge():
@@ -361,6 +361,11 @@ class RelayConnection:
                 self._effects.append(SendText(EventMessage(unanswered.event).to_text()))
             elif unanswered.needs_authentication:
                 self._answer(event_id, False, message)
+
+
+def _is_everything(hints: tuple[str, ...]) -> bool | None:
+    """What the relay says of its answer: `finish`, nothing was left out, or `more` (NIP-67); None if neither."""
+    return True if "finish" in hints else False if "more" in hints else None
 
 
 def _prefix(message: str) -> str:

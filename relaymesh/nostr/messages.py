@@ -159,11 +159,6 @@ class EndOfStoredEvents:
     subscription_id: str
     hints: tuple[str, ...] = ()
 
-    @property
-    def is_everything(self) -> bool | None:
-        """Whether nothing that is stored was left out (NIP-67); None if the relay does not say."""
-        return "finish" in self.hints if "finish" in self.hints or "more" in self.hints else None
-
     def to_text(self) -> str:
         """The JSON text of the message."""
         return _to_text(["EOSE", self.subscription_id, *([self.hints] if self.hints else [])])

@@ -109,6 +109,9 @@ def test_events_and_the_end_of_stored_ones_are_handed_on_for_known_subscriptions
     relay.tell(Subscribe("1", FILTERS))
     assert relay.says("EVENT", "1", EVENT.to_json()) == (EventArrived("1", EVENT),)
     assert relay.says("EOSE", "1") == (StoredEventsSent("1"),)
+    assert relay.says("EOSE", "1", ["finish"]) == (StoredEventsSent("1", is_everything=True),)
+    assert relay.says("EOSE", "1", ["more"]) == (StoredEventsSent("1", is_everything=False),)
+    assert relay.says("EOSE", "1", ["something else"]) == (StoredEventsSent("1"),)
     assert relay.says("EVENT", "2", EVENT.to_json()) == ()
     assert relay.says("EOSE", "2") == ()
 
