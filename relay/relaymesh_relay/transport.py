@@ -19,6 +19,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.units import Instant, Moment
 from relaymesh_relay.addresses import name_address
 from relaymesh_relay.connection import Connection
+from relaymesh_relay.frames import FrameReader, text_frame
 from relaymesh_relay.http_messages import (
     BODY_BYTES_AT_MOST,
     HEAD_BYTES_AT_MOST,
@@ -51,6 +52,7 @@ class ClientTransport(asyncio.Protocol):
         self._request: RequestHead | None = None
         self._head = bytearray()
         self._websocket: ServerProtocol | None = None
+        self._frames: FrameReader | None = None
         self._connection: Connection | None = None
         self._fragments: bytearray | None = None
         self._heard_at = 0.0
@@ -91,7 +93,7 @@ class ClientTransport(asyncio.Protocol):
         else:
             self._heard_at = self._hub.loop.time()
             self._is_pinged = False
-            self._receive_frames(self._websocket, data)
+            self._receive_frames(data)
 
     def eof_received(self) -> bool:
         """The client will send no more; nothing is kept open for it."""
@@ -170,7 +172,7 @@ class ClientTransport(asyncio.Protocol):
             return
         self._take_forwarded_address(request)
         if request.is_websocket:
-            self._open_websocket(request)
+            self._open_websocket(request, end + 4)
         else:
             del self._head[: end + 4]
             self._request = request
@@ -197,14 +199,15 @@ class ClientTransport(asyncio.Protocol):
         self._transport.write(response)
         self._transport.close()
 
-    def _open_websocket(self, request: RequestHead) -> None:
+    def _open_websocket(self, request: RequestHead, end: int) -> None:
         hub = self._hub
         refusal = hub.refuse_connection(self._address)
         if refusal is not None:
             self._respond(refusal)
             return
         now = read_clock()
-        self._websocket = ServerProtocol(max_size=hub.settings.limits.message_bytes)
+        websocket = self._websocket = ServerProtocol(max_size=hub.settings.limits.message_bytes)
+        self._frames = FrameReader(websocket)
         self._connection = Connection(
             hub.settings,
             address=self._address,
@@ -216,37 +219,38 @@ class ClientTransport(asyncio.Protocol):
         )
         hub.by_connection[self._connection] = self
         hub.per_address[self._address] += 1
-        data, self._head = bytes(self._head), bytearray()
-        self._receive_frames(self._websocket, data)
-
-    def _receive_frames(self, websocket: ServerProtocol, data: bytes) -> None:
-        websocket.receive_data(data)
-        now = read_clock()
+        websocket.receive_data(self._head[:end])
         for event in websocket.events_received():
-            if isinstance(event, Frame):
-                self._receive_frame(websocket, event, now)
-            elif isinstance(event, Request):
+            if isinstance(event, Request):
                 websocket.send_response(websocket.accept(event))
+        data, self._head = bytes(self._head[end:]), bytearray()
+        self._receive_frames(data)
+
+    def _receive_frames(self, data: bytes) -> None:
+        websocket, frames, connection = self._websocket, self._frames, self._connection
+        assert websocket is not None and frames is not None and connection is not None  # they come together
+        now = read_clock()
+        for text in frames.receive(data):
+            if text is not None:
+                self._hub.relay.receive(connection, text, now)
+                continue
+            for event in websocket.events_received():
+                if isinstance(event, Frame):
+                    self._receive_frame(websocket, connection, event, now)
         self._write(websocket)
         self.adjust_reading()
         self._hub.schedule_pump()
 
-    def _receive_frame(self, websocket: ServerProtocol, frame: Frame, now: Moment) -> None:
-        if frame.opcode is Opcode.TEXT and frame.fin:
-            self._receive_text(frame.data, now)
-        elif frame.opcode is Opcode.TEXT:
+    def _receive_frame(self, websocket: ServerProtocol, connection: Connection, frame: Frame, now: Moment) -> None:
+        if frame.opcode is Opcode.TEXT:
             self._fragments = bytearray(frame.data)
         elif frame.opcode is Opcode.CONT and self._fragments is not None:
             self._fragments += frame.data
             if frame.fin:
                 text, self._fragments = bytes(self._fragments), None
-                self._receive_text(text, now)
+                self._hub.relay.receive(connection, text, now)
         elif frame.opcode is Opcode.BINARY and websocket.state is State.OPEN:
             websocket.fail(CloseCode.UNSUPPORTED_DATA, "a relay understands text messages only")
-
-    def _receive_text(self, text: bytes | bytearray | memoryview, now: Moment) -> None:
-        if self._connection is not None:
-            self._hub.relay.receive(self._connection, bytes(text), now)
 
     def _write(self, websocket: ServerProtocol) -> None:
         data = b"".join(websocket.data_to_send())
@@ -276,16 +280,6 @@ class ClientTransport(asyncio.Protocol):
         elif self._is_reading and not wanted:
             self._transport.pause_reading()
         self._is_reading = wanted
-
-
-def text_frame(message: bytes) -> bytes:
-    """A whole text message in one unmasked frame (RFC 6455, section 5.2); a relay sends hardly anything else."""
-    length = len(message)
-    if length < 126:
-        return b"\x81%c%b" % (length, message)
-    if length < 65_536:
-        return b"\x81\x7e%b%b" % (length.to_bytes(2), message)
-    return b"\x81\x7f%b%b" % (length.to_bytes(8), message)
 
 
 def _own_urls(settings: Settings, request: RequestHead) -> tuple[str, ...]:

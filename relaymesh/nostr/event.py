@@ -1,7 +1,6 @@
 """The event: the one envelope for everything that crosses a trust boundary (NIP-01)."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NewType, Protocol
@@ -22,9 +21,6 @@ Tags = tuple[Tag, ...]
 
 MAXIMUM_KIND: Final = 65_535
 MAXIMUM_CREATED_AT: Final = 2**53 - 1
-
-_HEX_32 = re.compile(r"[0-9a-f]{64}\Z")
-_HEX_64 = re.compile(r"[0-9a-f]{128}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +139,17 @@ class Signer(Protocol):
 
 def is_hex_32(value: object) -> bool:
     """Whether `value` is 32 bytes in lowercase hex: the form of ids and public keys."""
-    return isinstance(value, str) and _HEX_32.match(value) is not None
+    return is_hex(value, 32)
+
+
+def is_hex(value: object, size: int) -> bool:
+    """Whether `value` is this many bytes in lowercase hex, which is how bytes print: a third of a pattern's time."""
+    if not isinstance(value, str) or len(value) != 2 * size:
+        return False
+    try:
+        return bytes.fromhex(value).hex() == value
+    except ValueError:
+        return False
 
 
 def _is_integer(value: object, maximum: int) -> bool:
@@ -175,7 +181,7 @@ def parse_event(value: object) -> Event:
         raise RemoteProtocolError("an event's id must be 64 lowercase hex characters")
     if not is_hex_32(public_key):
         raise RemoteProtocolError("an event's pubkey must be 64 lowercase hex characters")
-    if not isinstance(signature, str) or _HEX_64.match(signature) is None:
+    if not is_hex(signature, 64):
         raise RemoteProtocolError("an event's sig must be 128 lowercase hex characters")
     created_at, kind, content = value.get("created_at"), value.get("kind"), value.get("content")
     if type(created_at) is not int or not 0 <= created_at <= MAXIMUM_CREATED_AT:
@@ -185,7 +191,7 @@ def parse_event(value: object) -> Event:
     if not isinstance(content, str):
         raise RemoteProtocolError("an event's content must be a string")
     tags = _parse_tags(value.get("tags"))
-    assert isinstance(event_id, str) and isinstance(public_key, str)  # checked above, told to the type checker
+    assert isinstance(event_id, str) and isinstance(public_key, str) and isinstance(signature, str)  # as checked above
     return Event(PublicKey(public_key), Timestamp(created_at), kind, tags, content, EventId(event_id), signature)
 
 

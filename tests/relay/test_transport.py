@@ -3,19 +3,11 @@
 from pathlib import Path
 
 import pytest
-from websockets.frames import Frame, Opcode
 
 from relaymesh.errors import RelayError
 from relaymesh_relay.addresses import LOOPBACK, name_address
 from relaymesh_relay.sqlite_store import SqliteWriter
-from relaymesh_relay.transport import text_frame
 from tests.relay.client import Client, ClosedByRelay, running_relay, settings_in, sign
-
-
-@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
-def test_frames_are_those_of_the_standard(length: int) -> None:
-    message = b"x" * length
-    assert text_frame(message) == Frame(Opcode.TEXT, message).serialize(mask=False)
 
 
 @pytest.mark.parametrize(
