@@ -29,8 +29,8 @@ from relaymesh.nostr.messages import (
     NegentropyOpen,
     NegentropyRequest,
     NoticeMessage,
-    OkMessage,
     RequestMessage,
+    encode_ok,
     parse_client_message,
 )
 from relaymesh.nostr.relay_urls import is_same_relay
@@ -42,13 +42,6 @@ from relaymesh_relay.settings import Settings
 from relaymesh_relay.store import VANISH_KIND
 
 _TOO_MANY_REQUESTS: Final = "rate-limited: too many requests on this connection; slow down"
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Take this event, or say why not."""
-
-    event: Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,8 @@ class Compare:
     request: NegentropyRequest
 
 
-Effect = Submit | Subscribe | Count | Unsubscribe | Compare
+Effect = EventMessage | Subscribe | Count | Unsubscribe | Compare
+"""What the relay is to do; an EVENT message says it itself: take this event, or say why not."""
 
 
 class Connection:
@@ -158,15 +152,15 @@ class Connection:
         self._settings = settings
         self.is_exempt = is_exempt
 
-    def receive(self, text: bytes | bytearray, now: Moment) -> Sequence[Effect]:
+    def receive(self, text: bytes, now: Moment) -> Sequence[Effect]:
         """Take in one message; answers that need nobody else are put into `outgoing`."""
         try:
-            message = parse_client_message(bytes(text))
+            message = parse_client_message(text)
         except ProtocolError as error:
             return self._refuse_malformed(text, str(error))
         match message:
             case EventMessage(event):
-                return self._receive_event(event, now)
+                return (message,) if self._may_publish(event, now) else ()
             case RequestMessage(subscription_id, filters):
                 if self._may_request(subscription_id, filters, now, opens=True):
                     return (Subscribe(subscription_id, filters),)
@@ -187,7 +181,7 @@ class Connection:
             self._counts.outcomes[message.partition(":")[0]] += 1
         if message.startswith("auth-required:"):
             self._send_challenge()
-        self.send(OkMessage(event_id, accepted, message).to_text())
+        self.outgoing.append(encode_ok(event_id, accepted, message))
 
     def close(self, subscription_id: str, message: str) -> None:
         """Tell the client that the relay will not serve a subscription, or no longer (NIP-01)."""
@@ -205,18 +199,18 @@ class Connection:
         """Queue one message."""
         self.outgoing.append(text.encode())
 
-    def _receive_event(self, event: Event, now: Moment) -> Sequence[Effect]:
+    def _may_publish(self, event: Event, now: Moment) -> bool:
+        refusal = ""
         if not self.is_exempt and not self._event_rate.take(now.instant):
-            self.answer(event.id, False, "rate-limited: too many events on this connection; slow down")
-        elif event.kind == VANISH_KIND and not self._is_addressed(event):
-            self.answer(event.id, False, "invalid: a request to vanish must name this relay's URL or ALL_RELAYS")
+            refusal = "rate-limited: too many events on this connection; slow down"
         elif event.kind == VANISH_KIND:  # which everybody may ask (NIP-62)
-            return (Submit(event),)
+            if not self._is_addressed(event):
+                refusal = "invalid: a request to vanish must name this relay's URL or ALL_RELAYS"
         elif self._settings.access.authenticate_to_write and not self.authors:
-            self.answer(event.id, False, "auth-required: events are taken from authenticated clients only")
-        else:
-            return (Submit(event),)
-        return ()
+            refusal = "auth-required: events are taken from authenticated clients only"
+        if refusal:
+            self.answer(event.id, False, refusal)
+        return not refusal
 
     def _is_addressed(self, request: Event) -> bool:
         """Whether a request to vanish is for this relay (NIP-62)."""
@@ -285,7 +279,7 @@ class Connection:
             self._challenge_sent = True
             self.send(AuthChallenge(self._challenge).to_text())
 
-    def _refuse_malformed(self, text: bytes | bytearray, reason: str) -> Sequence[Effect]:
+    def _refuse_malformed(self, text: bytes, reason: str) -> Sequence[Effect]:
         """Refuse by the message that a client waits for, where it can be told which; by a NOTICE otherwise."""
         match _loads_leniently(text):
             case ["EVENT" | "AUTH", {"id": str(event_id)}, *_] if is_hex_32(event_id):
@@ -309,7 +303,7 @@ def _count_values(wanted: Filter) -> int:
     return sum(len(values) for values in lists if values is not None)
 
 
-def _loads_leniently(text: bytes | bytearray) -> Any:
+def _loads_leniently(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -15,11 +15,11 @@ from relaymesh.nostr.event import Event, EventId, parse_event
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import has_valid_id
 from relaymesh.nostr.kinds import is_ephemeral
-from relaymesh.nostr.messages import CountResult, EndOfStoredEvents
+from relaymesh.nostr.messages import CountResult, EndOfStoredEvents, EventMessage
 from relaymesh.nostr.tags import Address, read_expiration
 from relaymesh.units import Moment, Timestamp
 from relaymesh_relay.comparisons import Comparisons, Round
-from relaymesh_relay.connection import Compare, Connection, Count, Submit, Subscribe, Unsubscribe
+from relaymesh_relay.connection import Compare, Connection, Count, Subscribe, Unsubscribe
 from relaymesh_relay.counts import Counts
 from relaymesh_relay.policies import Offered, may_read, refusal, refuse_events, stock_policies
 from relaymesh_relay.rates import Buckets
@@ -124,11 +124,11 @@ class Relay:
         self._comparisons.adopt(settings.negentropy)
         self._policies = (refuse_events(banned_events), *stock_policies(settings))
 
-    def receive(self, connection: Connection, text: bytes | bytearray, now: Moment) -> None:
+    def receive(self, connection: Connection, text: bytes, now: Moment) -> None:
         """Take in one message of a client."""
         for effect in connection.receive(text, now):
             match effect:
-                case Submit(event):
+                case EventMessage(event):
                     self._submit(connection, event, now)
                 case Subscribe(subscription_id, filters):
                     self._subscribe(connection, subscription_id, filters, now)

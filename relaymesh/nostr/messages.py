@@ -253,6 +253,11 @@ def parse_relay_message(text: str | bytes) -> RelayMessage:
     return _parse(text, _RELAY_MESSAGES)
 
 
+def encode_ok(event_id: EventId, accepted: bool, message: str) -> bytes:
+    """The JSON bytes of an OK message, for a relay that sends one for every event (NIP-01)."""
+    return _to_text(["OK", event_id, accepted, message]).encode()
+
+
 def _to_text(message: list[Any]) -> str:
     try:
         return orjson.dumps(message).decode()
@@ -306,14 +311,9 @@ def _parse_filters(message: list[Any]) -> tuple[str, tuple[Filter, ...]]:
     return subscription_id, tuple(map(parse_filter, message[2:]))
 
 
-def _parse_event_message(message: list[Any]) -> EventMessage:
+def _parse_only_event(message: list[Any]) -> Event:
     _check_length(message, 2)
-    return EventMessage(parse_event(message[1]))
-
-
-def _parse_auth_message(message: list[Any]) -> AuthMessage:
-    _check_length(message, 2)
-    return AuthMessage(parse_event(message[1]))
+    return parse_event(message[1])
 
 
 def _parse_subscription_event(message: list[Any]) -> SubscriptionEvent:
@@ -375,11 +375,11 @@ def _parse_negentropy_message(message: list[Any]) -> NegentropyMessage:
 
 
 _CLIENT_MESSAGES: Final[dict[str, Callable[[list[Any]], ClientMessage]]] = {
-    "EVENT": _parse_event_message,
+    "EVENT": lambda message: EventMessage(_parse_only_event(message)),
     "REQ": lambda message: RequestMessage(*_parse_filters(message)),
     "COUNT": lambda message: CountMessage(*_parse_filters(message)),
     "CLOSE": lambda message: CloseMessage(_parse_name(message)),
-    "AUTH": _parse_auth_message,
+    "AUTH": lambda message: AuthMessage(_parse_only_event(message)),
     "NEG-OPEN": _parse_negentropy_open,
     "NEG-MSG": _parse_negentropy_message,
     "NEG-CLOSE": lambda message: NegentropyClose(_parse_name(message)),

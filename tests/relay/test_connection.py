@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaymesh.nostr.filters import Filter
-from relaymesh.nostr.messages import ClosedMessage, NoticeMessage, OkMessage, parse_relay_message
+from relaymesh.nostr.messages import ClosedMessage, EventMessage, NoticeMessage, OkMessage, parse_relay_message
 from relaymesh.units import Instant, Moment
-from relaymesh_relay.connection import Compare, Connection, Count, Submit, Subscribe, Unsubscribe
+from relaymesh_relay.connection import Compare, Connection, Count, Subscribe, Unsubscribe
 from relaymesh_relay.settings import Limits, Rates, Settings
 from tests.nostr import strategies
 from tests.relay.client import sign
@@ -66,7 +66,7 @@ def test_whatever_comes_in_only_messages_of_the_protocol_go_out(texts: list[byte
     connection = connect()
     for each in texts:
         for effect in connection.receive(each, NOW):
-            assert isinstance(effect, Submit | Subscribe | Count | Unsubscribe | Compare)
+            assert isinstance(effect, EventMessage | Subscribe | Count | Unsubscribe | Compare)
     for message in connection.outgoing:
         if orjson.loads(message)[0] == "NEG-ERR":
             continue
@@ -77,7 +77,7 @@ def test_messages_become_effects() -> None:
     connection = connect()
     event = sign()
     match connection.receive(text("EVENT", event.to_json()), NOW):
-        case (Submit(submitted),):
+        case (EventMessage(submitted),):
             assert submitted.to_json() == event.to_json()
         case other:
             pytest.fail(f"not one submission: {other}")
