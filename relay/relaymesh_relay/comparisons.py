@@ -105,10 +105,9 @@ class Round:
 
     def _gather(self, reader: Reader, search: Search) -> Iterator[None]:
         records = self.comparison.records
-        for step in reader.search(search.wanted, search.limit, search.now, search.readable):
-            if step is not None:
-                event_id = bytes.fromhex(document_id(step.document).decode())
-                records.add(document_created_at(step.document), event_id)
+        for piece in reader.search(search.wanted, search.limit, search.now, search.readable):
+            for _, document in piece:
+                records.add(document_created_at(document), bytes.fromhex(document_id(document).decode()))
             yield
         records.end()
 

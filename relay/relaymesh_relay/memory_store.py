@@ -19,9 +19,9 @@ from relaymesh_relay.store import (
     UNDELETABLE_KINDS,
     VANISH_KIND,
     Found,
+    Piece,
     Record,
     Standing,
-    Step,
     is_vanished,
 )
 
@@ -249,21 +249,23 @@ class MemoryReader:
 
     def search(
         self, wanted: Filter, limit: int, now: Timestamp, readable: Callable[[bytes], bool] | None = None
-    ) -> Iterator[Step]:
+    ) -> Iterator[Piece]:
         """The newest `limit` events that match and have not expired by `now`; newest first, then lowest id (NIP-01).
 
         `readable`, where given, says which documents count at all.
         """
         left = limit
-        for looked_at, (kept, _) in enumerate(groupby(self._candidates(wanted)), 1):
-            if left <= 0:
-                return
-            is_valid = kept.expires_at is None or kept.expires_at > now
-            if is_valid and wanted.matches(kept.event) and (readable is None or readable(kept.document)):
-                left -= 1
-                yield Found(kept.sequence, kept.document)
-            if looked_at % _ENTRIES_AT_ONCE == 0:
-                yield None
+        candidates = (kept for kept, _ in groupby(self._candidates(wanted)))
+        while left > 0 and (looked_at := list(islice(candidates, _ENTRIES_AT_ONCE))):
+            found = [
+                Found(kept.sequence, kept.document)
+                for kept in looked_at
+                if (kept.expires_at is None or kept.expires_at > now)
+                and wanted.matches(kept.event)
+                and (readable is None or readable(kept.document))
+            ]
+            yield found[:left]
+            left -= len(found)
 
     def probe(self) -> bool:
         """What is in memory can be read; returns False, since that is all."""

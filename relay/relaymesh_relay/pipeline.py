@@ -62,10 +62,10 @@ class Errand(Generic[DoorT]):
 
 @dataclass(eq=False, slots=True)
 class Ongoing:
-    """A read that is being answered, piece by piece."""
+    """A read that is being answered, piece by piece; a round of a comparison brings nothing but pauses."""
 
     read: Read | Round
-    documents_left: Iterator[bytes | None]
+    pieces_left: Iterator[Sequence[bytes]]
     count: int = field(default=0)
 
 
@@ -121,9 +121,9 @@ class Pipeline:
         for start in range(0, len(unwritten), WRITTEN_AT_ONCE):
             self._writes.put([*unwritten[start : start + WRITTEN_AT_ONCE]])
         for read in self._relay.take_reads():
-            self._enqueue(Ongoing(read, _documents(self._read_reader, read)))
+            self._enqueue(Ongoing(read, _pieces(self._read_reader, read)))
         for each in self._relay.take_rounds():
-            self._enqueue(Ongoing(each, each.steps(self._read_reader)))
+            self._enqueue(Ongoing(each, (() for _ in each.steps(self._read_reader))))
         return self._relay.take_touched()
 
     def sweep(self, now: Timestamp) -> None:
@@ -320,33 +320,30 @@ def check(reader: Reader, event: Event) -> Standing:
     return Standing.FRESH if is_valid else Standing.FORGED
 
 
-def _documents(reader: Reader, read: Read) -> Iterator[bytes | None]:
-    """What answers any of the filters, filter by filter, each event once; None where there may be a pause.
+def _pieces(reader: Reader, read: Read) -> Iterator[Sequence[bytes]]:
+    """What answers any of the filters, filter by filter, each event once; between pieces there may be a pause.
 
     Each filter is asked for one event more than it may bring, so that the read can say whether that was all (NIP-67);
     where the next one does not turn up soon, nobody waits for it and nothing is said.
     """
     sent: set[int] = set()
     left_out: set[int] = set()
-    is_known = True
+    is_known, is_only_filter = True, len(read.searches) == 1
     for wanted, limit in read.searches:
         is_known &= limit > 0
-        left, pauses = limit, 0
-        for step in reader.search(wanted, limit + 1 if limit else 0, read.now, read.readable):
-            if step is None:
-                yield None
-                pauses += not left
-                if pauses > LOOKED_ON_AT_MOST:
-                    is_known = False
-                    break
-            elif not left:
-                left_out.add(step.sequence)
+        left, looked_on = limit, 0
+        for piece in reader.search(wanted, limit + 1 if limit else 0, read.now, read.readable):
+            left_out.update(found.sequence for found in piece[left:])
+            if is_only_filter:
+                yield [found.document for found in piece[:left]]
             else:
-                left -= 1
-                if step.sequence not in sent:
-                    if len(read.searches) > 1:
-                        sent.add(step.sequence)
-                    yield step.document
+                yield [found.document for found in piece[:left] if found.sequence not in sent]
+                sent.update(found.sequence for found in piece[:left])
+            left = max(0, left - len(piece))
+            looked_on += not left
+            if looked_on > LOOKED_ON_AT_MOST:
+                is_known = False
+                break
     if left_out - sent:
         read.hint = "more"
     elif is_known and not left_out:
@@ -354,21 +351,19 @@ def _documents(reader: Reader, read: Read) -> Iterator[bytes | None]:
 
 
 def _take_some(ongoing: Ongoing) -> tuple[list[bytes], bool]:
-    """The next piece of an answer, and whether it is the last."""
+    """The next part of an answer, and whether it is the last."""
     documents: list[bytes] = []
     size = 0
+    is_counted = isinstance(ongoing.read, Round) or ongoing.read.subscription is None
     until = time.monotonic() + READ_SECONDS_AT_ONCE
-    for document in ongoing.documents_left:
+    for piece in ongoing.pieces_left:
         if not ongoing.read.is_wanted:
             break
-        if document is None:
-            if time.monotonic() > until:
-                return documents, False
-        elif isinstance(ongoing.read, Round) or ongoing.read.subscription is None:
-            ongoing.count += 1
+        if is_counted:
+            ongoing.count += len(piece)
         else:
-            documents.append(document)
-            size += len(document)
-            if size >= READ_BYTES_AT_ONCE:
-                return documents, False
+            documents += piece
+            size += sum(map(len, piece))
+        if size >= READ_BYTES_AT_ONCE or time.monotonic() > until:
+            return documents, False
     return documents, True

@@ -16,7 +16,7 @@ from relaymesh.nostr.event import Event, is_hex_32
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import is_addressable
 from relaymesh.units import Timestamp
-from relaymesh_relay.comparison import compare_with
+from relaymesh_relay.comparison import Row, compare_with
 from relaymesh_relay.postings import (
     EVERYTHING,
     KIND_KEY,
@@ -31,8 +31,8 @@ from relaymesh_relay.store import (
     GIFT_WRAP_KIND,
     UNDELETABLE_KINDS,
     Found,
+    Piece,
     Standing,
-    Step,
     StorageError,
     document_id,
     is_vanished,
@@ -42,7 +42,9 @@ _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
 _DOCUMENTS_AT_FIRST: Final = 32
 _DOCUMENTS_AT_ONCE: Final = 128
+_ROWS_AT_ONCE: Final = 32
 _BYTES_AT_ONCE: Final = 256 * 1024
+_IDS_AT_ONCE: Final = 64
 _ENTRIES_AT_ONCE: Final = 512
 _LOWEST: Final = -(2**63)
 _HIGHEST: Final = 2**63 - 1
@@ -84,11 +86,12 @@ ORDER BY age, posting.id_order, sequence LIMIT ?
 _BY_SEQUENCES = """
 SELECT sequence, kind, document FROM event WHERE sequence IN ({}) AND (expires_at IS NULL OR expires_at > ?)
 """
-_BY_IDS = "SELECT -created_at, id_order, sequence FROM event WHERE id_order IN ({})"
+_PLACES_BY_IDS = "SELECT -created_at, id_order, sequence FROM event WHERE id_order IN ({})"
+_BY_IDS = """
+SELECT -created_at, id_order, sequence, kind, document FROM event
+WHERE id_order IN ({}) AND (expires_at IS NULL OR expires_at > ?)
+"""
 _BY_ID = "SELECT sequence, kind, document FROM event WHERE id_order = ?"
-
-Row = tuple[Place, int, bytes]
-"""(place, kind, document)."""
 
 
 def standing_of(database: sqlite3.Connection, event: Event, address: bytes | None) -> Standing:
@@ -149,10 +152,11 @@ class SqliteReader:
 
     def search(
         self, wanted: Filter, limit: int, now: Timestamp, readable: Callable[[bytes], bool] | None = None
-    ) -> Iterator[Step]:
+    ) -> Iterator[Piece]:
         """The newest `limit` events that match and have not expired by `now`; newest first, then lowest id (NIP-01).
 
-        `readable`, where given, says which documents count at all.
+        They come in small pieces, between which the reader may pause. `readable`, where given, says which documents
+        count at all.
 
         Raises:
             StorageError: The file cannot be read.
@@ -164,19 +168,20 @@ class SqliteReader:
 
     def _search(
         self, wanted: Filter, limit: int, now: Timestamp, readable: Callable[[bytes], bool] | None
-    ) -> Iterator[Step]:
+    ) -> Iterator[Piece]:
         if limit <= 0:
             return
-        matches = compare_with(wanted)
+        leave_matching = compare_with(wanted)
         left = limit
         for rows in self._rows(wanted, limit, now):
-            for place, kind, document in rows:
-                if matches(kind, -place[0], document) and (readable is None or readable(document)):
-                    yield Found(place[2], document)
-                    left -= 1
-                    if not left:
-                        return
-            yield None
+            matching = leave_matching(rows)
+            if readable is not None:
+                matching = [row for row in matching if readable(row[4])]
+            piece = [Found(row[2], row[4]) for row in matching[:left]]
+            yield piece
+            left -= len(piece)
+            if not left:
+                return
 
     def probe(self) -> bool:
         """Read what the writer's `probe` wrote; returns False, since that is all.
@@ -198,7 +203,7 @@ class SqliteReader:
     def _rows(self, wanted: Filter, limit: int, now: Timestamp) -> Iterator[list[Row]]:
         """All events that may match, in order, each once, in pieces."""
         if wanted.ids is not None:
-            return self._fetch_in_order(iter(self._places_of_ids(wanted.ids)), now)
+            return self._read_ids(wanted.ids, limit, now)
         lists = self._choose_lists(wanted)
         newest = -wanted.until if wanted.until is not None else _LOWEST
         oldest = -wanted.since if wanted.since is not None else _HIGHEST
@@ -206,7 +211,7 @@ class SqliteReader:
             return self._read_list(lists[0], newest, oldest, min(limit, _DOCUMENTS_AT_ONCE), now)
         at_once = min(_ENTRIES_AT_ONCE, 2 * limit // max(1, len(lists)) + 8)
         merged = heapq.merge(*(self._entries(each, newest, oldest, at_once) for each in lists))
-        return self._fetch_in_order(_without_repeats(merged), now)
+        return self._fetch_in_order(_without_repeats(merged), limit, now)
 
     def _read_list(self, of: ListKey, newest: int, oldest: int, at_once: int, now: Timestamp) -> Iterator[list[Row]]:
         """One posting list and its documents; each piece is a query of its own, so none holds the log's file back."""
@@ -215,34 +220,38 @@ class SqliteReader:
             cursor = self._database.execute(_LIST, (*of, *place, oldest, now, at_once))
             rows: list[Row] = []
             size = 0
-            for age, order, sequence, kind, document in cursor:
-                rows.append(((age, order, sequence), kind, document))
-                size += len(document)
-                if size >= _BYTES_AT_ONCE:
-                    break
+            while size < _BYTES_AT_ONCE and (fetched := cursor.fetchmany(_ROWS_AT_ONCE)):
+                rows += fetched
+                size += sum(len(row[4]) for row in fetched)
             cursor.close()
             yield rows
             if len(rows) < at_once and size < _BYTES_AT_ONCE:
                 return
-            place = rows[-1][0]
+            place = rows[-1][:3]
 
-    def _fetch_in_order(self, places: Iterator[Place], now: Timestamp) -> Iterator[list[Row]]:
+    def _fetch_in_order(self, places: Iterator[Place], limit: int, now: Timestamp) -> Iterator[list[Row]]:
         """The documents at these places; what was removed meanwhile is left out."""
-        at_once = _DOCUMENTS_AT_FIRST
-        while piece := list(islice(places, at_once)):
+        at_once, left = _DOCUMENTS_AT_FIRST, limit
+        while piece := list(islice(places, min(at_once, max(left, _DOCUMENTS_AT_FIRST)))):
             statement = _BY_SEQUENCES.format(",".join("?" * len(piece)))
             found = self._database.execute(statement, (*(place[2] for place in piece), now)).fetchall()
             rows = {sequence: (kind, document) for sequence, kind, document in found}
-            yield [(place, *rows[place[2]]) for place in piece if place[2] in rows]
+            yield [(*place, *rows[place[2]]) for place in piece if place[2] in rows]
+            left -= len(piece)
             size = sum(len(document) for _, _, document in found) // len(piece)
             at_once = max(1, min(_DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE // (size + 1)))
 
-    def _places_of_ids(self, ids: Iterable[str]) -> list[Place]:
+    def _read_ids(self, ids: Iterable[str], limit: int, now: Timestamp) -> Iterator[list[Row]]:
+        """The documents with these ids; their places first where they may be too many to hold."""
+        orders = list({id_order(event_id) for event_id in ids})
+        if len(orders) <= _IDS_AT_ONCE:
+            rows = self._database.execute(_BY_IDS.format(",".join("?" * len(orders))), (*orders, now)).fetchall()
+            return iter([sorted(rows)])
         places: list[Place] = []
-        orders = iter({id_order(event_id) for event_id in ids})
-        while piece := list(islice(orders, _DOCUMENTS_AT_ONCE)):
-            places += self._database.execute(_BY_IDS.format(",".join("?" * len(piece))), piece)
-        return sorted(places)
+        while orders:
+            piece, orders = orders[:_DOCUMENTS_AT_ONCE], orders[_DOCUMENTS_AT_ONCE:]
+            places += self._database.execute(_PLACES_BY_IDS.format(",".join("?" * len(piece))), piece)
+        return self._fetch_in_order(iter(sorted(places)), limit, now)
 
     def _choose_lists(self, wanted: Filter) -> list[ListKey]:
         """The posting lists of the condition with the fewest entries, if they are not too many to merge."""

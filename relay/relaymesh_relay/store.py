@@ -66,8 +66,8 @@ class Found(NamedTuple):
     document: bytes
 
 
-Step = Found | None
-"""One step of a query: an event, or None where the reader may pause after a row that did not match."""
+Piece = list[Found]
+"""What one step of a search found, in order; empty where nothing of what was looked at matched."""
 
 
 class Writer(Protocol):
@@ -128,10 +128,11 @@ class Reader(Protocol):
 
     def search(
         self, wanted: Filter, limit: int, now: Timestamp, readable: Callable[[bytes], bool] | None = None
-    ) -> Iterator[Step]:
+    ) -> Iterator[Piece]:
         """The newest `limit` events that match and have not expired by `now`; newest first, then lowest id (NIP-01).
 
-        `readable`, where given, says which documents count at all.
+        They come in small pieces, between which the reader may pause. `readable`, where given, says which documents
+        count at all.
 
         Raises:
             StorageError: The store cannot be read.

@@ -80,5 +80,5 @@ def record(event: Event) -> Record:
 
 
 def search(reader: Reader, wanted: Filter, limit: int = 100, now: int = 0) -> list[EventId]:
-    found = (step for step in reader.search(wanted, limit, Timestamp(now)) if step is not None)
-    return [EventId(document_id(each.document).decode()) for each in found]
+    pieces = reader.search(wanted, limit, Timestamp(now))
+    return [EventId(document_id(found.document).decode()) for piece in pieces for found in piece]
