@@ -14,7 +14,7 @@ from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.nostr.tags import read_expiration
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits, Settings
-from relaymesh_relay.store import GIFT_WRAP_KIND, VANISH_KIND
+from relaymesh_relay.store import GIFT_WRAP_KIND, VANISH_KIND, document_kind
 
 REPOST_KINDS: Final = frozenset({6, 16})
 """Reposts (NIP-18)."""
@@ -212,6 +212,16 @@ def refuse_protected_reposts(offered: Offered) -> str | None:
 def is_private(wanted: Filter) -> bool:
     """Whether a filter asks for private events and nothing else."""
     return bool(wanted.kinds) and PRIVATE_KINDS.issuperset(wanted.kinds or ())
+
+
+def may_find_private(wanted: Filter) -> bool:
+    """Whether private events may be among what a filter asks for."""
+    return wanted.kinds is None or not PRIVATE_KINDS.isdisjoint(wanted.kinds)
+
+
+def may_read_document(document: bytes, authors: frozenset[PublicKey]) -> bool:
+    """`may_read` of a stored event, which is parsed only if it is private."""
+    return document_kind(document) not in PRIVATE_KINDS or may_read(parse_event(orjson.loads(document)), authors)
 
 
 def may_read(event: Event, authors: frozenset[PublicKey]) -> bool:

@@ -9,19 +9,26 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-import orjson
-
-from relaymesh.nostr.event import Event, EventId, parse_event
+from relaymesh.nostr.event import Event, EventId
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import has_valid_id
 from relaymesh.nostr.kinds import is_ephemeral
-from relaymesh.nostr.messages import CountResult, EndOfStoredEvents, EventMessage
+from relaymesh.nostr.messages import CountResult, EndOfStoredEvents, EventMessage, NegentropyOpen, NegentropyRequest
 from relaymesh.nostr.tags import Address, read_expiration
 from relaymesh.units import Moment, Timestamp
 from relaymesh_relay.comparisons import Comparisons, Round
 from relaymesh_relay.connection import Compare, Connection, Count, Subscribe, Unsubscribe
 from relaymesh_relay.counts import Counts
-from relaymesh_relay.policies import Offered, may_read, refusal, refuse_events, stock_policies
+from relaymesh_relay.policies import (
+    PRIVATE_KINDS,
+    Offered,
+    may_find_private,
+    may_read,
+    may_read_document,
+    refusal,
+    refuse_events,
+    stock_policies,
+)
 from relaymesh_relay.rates import Buckets
 from relaymesh_relay.settings import Settings
 from relaymesh_relay.store import DELETION_KIND, VANISH_KIND, Record, Standing, document_id, to_document
@@ -137,7 +144,9 @@ class Relay:
                 case Unsubscribe(subscription_id):
                     self._unsubscribe(connection, subscription_id)
                 case Compare(request):
-                    self._rounds += self._comparisons.receive(connection, request, now, self._readable(connection))
+                    self._rounds += self._comparisons.receive(
+                        connection, request, now, self._readable(connection, _filters(request))
+                    )
                 case _:
                     assert_never(effect)
         if connection.outgoing:
@@ -320,7 +329,7 @@ class Relay:
     def _deliver(self, submission: Submission) -> int:
         """Send a fresh event to whoever asked for such; returns how many did."""
         event, document = submission.event, submission.document
-        is_private = self._settings.access.private_to_recipients
+        is_private = self._settings.access.private_to_recipients and event.kind in PRIVATE_KINDS
         listeners = 0
         for subscription in self._index.matching(event):
             connection = subscription.connection
@@ -341,7 +350,7 @@ class Relay:
         self._unsubscribe(connection, subscription_id)
         self.counts.requests["REQ"] += 1
         self.subscription_count += 1
-        readable = self._readable(connection)
+        readable = self._readable(connection, filters)
         subscription = Subscription(connection, subscription_id, filters)
         connection.open_subscriptions[subscription_id] = subscription
         self._index.add(subscription)
@@ -360,13 +369,15 @@ class Relay:
     def _count(self, connection: Connection, subscription_id: str, filters: tuple[Filter, ...], now: Moment) -> None:
         self.counts.requests["COUNT"] += 1
         searches = tuple((wanted, _NO_LIMIT) for wanted in filters)
-        self._reads.append(Read(connection, subscription_id, searches, now.timestamp, self._readable(connection)))
+        readable = self._readable(connection, filters)
+        self._reads.append(Read(connection, subscription_id, searches, now.timestamp, readable))
 
-    def _readable(self, connection: Connection) -> Callable[[bytes], bool] | None:
-        if not self._settings.access.private_to_recipients:
+    def _readable(self, connection: Connection, filters: Sequence[Filter]) -> Callable[[bytes], bool] | None:
+        """What says whether the client may read a document; None where the filters find nothing private."""
+        if not self._settings.access.private_to_recipients or not any(map(may_find_private, filters)):
             return None
         authors = connection.authors
-        return lambda document: may_read(parse_event(orjson.loads(document)), authors)
+        return lambda document: may_read_document(document, authors)
 
     def _unsubscribe(self, connection: Connection, subscription_id: str) -> None:
         subscription = connection.open_subscriptions.pop(subscription_id, None)
@@ -374,3 +385,7 @@ class Relay:
             subscription.is_open = False
             self.subscription_count -= 1
             self._index.remove(subscription)
+
+
+def _filters(request: NegentropyRequest) -> tuple[Filter, ...]:
+    return (request.wanted,) if isinstance(request, NegentropyOpen) else ()

@@ -166,7 +166,7 @@ class Access:
     administrators: tuple[str, ...] = ()
     authenticate_to_write: bool = False
     authenticate_to_read: bool = False
-    private_to_recipients: bool = False
+    private_to_recipients: bool = True
     mute_unheard: bool = True
 
 

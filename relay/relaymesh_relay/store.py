@@ -193,6 +193,12 @@ def document_created_at(document: bytes) -> int:
     return int(document[_CREATED_AT : document.index(b",", _CREATED_AT)])
 
 
+def document_kind(document: bytes) -> int:
+    """The kind of the event in a document."""
+    start = document.index(b",", _CREATED_AT) + len(b',"kind":')
+    return int(document[start : document.index(b",", start)])
+
+
 def document_author(document: bytes) -> bytes:
     """The author's public key, in hex, of the event in a document."""
     return document[83:147]

@@ -140,7 +140,7 @@ async def test_members_write_and_the_others_reach_them(
     assert author in (ALICE, BOB)
     event = sign(ALICE if author is ALICE else BOB, kind=kind, tags=tags)
     async with running_relay(settings_in(memory_path, access=MEMBERS)) as url, Client(url) as client:
-        await client.query({"kinds": [kind]})
+        await client.query({"kinds": [kind, 1]})
         accepted, message = await client.submit(event)
     assert accepted == is_taken
     assert is_taken or message.startswith("restricted:")

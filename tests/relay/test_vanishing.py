@@ -26,7 +26,7 @@ def vanish(key: KeyPair = ALICE, created_at: int = NOW + 10, tags: list[list[str
     return sign(key, 62, "goodbye", [EVERYWHERE] if tags is None else tags, created_at)
 
 
-async def test_everything_of_the_author_is_gone_when_the_request_is_answered(client: Client) -> None:
+async def test_everything_of_the_author_is_gone_when_the_request_is_answered(memory_path: Path) -> None:
     mine = [
         sign(kind=62, tags=[EVERYWHERE], created_at=NOW - 1),
         sign(content="a note"),
@@ -37,13 +37,15 @@ async def test_everything_of_the_author_is_gone_when_the_request_is_answered(cli
     others = [sign(BOB, content="a note", tags=[["p", ALICE.public_key]]), sign(BOB, 1_059, "to somebody else")]
     later = sign(content="later", created_at=NOW + 11)
     wrap = sign(CAROL, 1_059, tags=[["p", BOB.public_key], ["p", ALICE.public_key, "wss://relay.example"]])
-    for event in (*mine, *others, later, wrap):
-        assert (await client.submit(event))[0]
-    request = vanish()
-    assert await client.submit(request) == (True, "")
-    assert set(await client.query({})) == {request.id, later.id, *(event.id for event in others)}
-    await client.send("COUNT", "c", {"authors": [ALICE.public_key]})
-    assert await client.receive() == ["COUNT", "c", {"count": 2}]
+    settings = settings_in(memory_path, access=Access(private_to_recipients=False))
+    async with running_relay(settings) as url, Client(url) as client:
+        for event in (*mine, *others, later, wrap):
+            assert (await client.submit(event))[0]
+        request = vanish()
+        assert await client.submit(request) == (True, "")
+        assert set(await client.query({})) == {request.id, later.id, *(event.id for event in others)}
+        await client.send("COUNT", "c", {"authors": [ALICE.public_key]})
+        assert await client.receive() == ["COUNT", "c", {"count": 2}]
 
 
 async def test_what_vanished_never_comes_back_and_what_is_newer_may(client: Client) -> None:
