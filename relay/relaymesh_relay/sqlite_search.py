@@ -42,7 +42,7 @@ _LISTS_AT_MOST: Final = 2_048
 _ENTRIES_COUNTED: Final = 512
 _DOCUMENTS_AT_FIRST: Final = 32
 _DOCUMENTS_AT_ONCE: Final = 128
-_ROWS_AT_ONCE: Final = 32
+_ROWS_AT_FIRST: Final = 2
 _BYTES_AT_ONCE: Final = 256 * 1024
 _IDS_AT_ONCE: Final = 64
 _ENTRIES_AT_ONCE: Final = 512
@@ -177,9 +177,9 @@ class SqliteReader:
             matching = leave_matching(rows)
             if readable is not None:
                 matching = [row for row in matching if readable(row[4])]
-            piece = [Found(row[2], row[4]) for row in matching[:left]]
-            yield piece
-            left -= len(piece)
+            found = [Found(row[2], row[4]) for row in matching[:left]]
+            yield from _split(found)
+            left -= len(found)
             if not left:
                 return
 
@@ -220,9 +220,11 @@ class SqliteReader:
             cursor = self._database.execute(_LIST, (*of, *place, oldest, now, at_once))
             rows: list[Row] = []
             size = 0
-            while size < _BYTES_AT_ONCE and (fetched := cursor.fetchmany(_ROWS_AT_ONCE)):
+            fit = _ROWS_AT_FIRST
+            while size < _BYTES_AT_ONCE and (fetched := cursor.fetchmany(fit)):
                 rows += fetched
                 size += sum(len(row[4]) for row in fetched)
+                fit = max(1, (_BYTES_AT_ONCE - size) * len(rows) // size)
             cursor.close()
             yield rows
             if len(rows) < at_once and size < _BYTES_AT_ONCE:
@@ -311,3 +313,19 @@ def _without_repeats(places: Iterator[Place]) -> Iterator[Place]:
         if place != before:
             yield place
         before = place
+
+
+def _split(found: Piece) -> Iterator[Piece]:
+    """What was found at once in pieces that can be sent at once."""
+    if sum(len(each.document) for each in found) <= _BYTES_AT_ONCE:
+        yield found
+        return
+    piece: Piece = []
+    size = 0
+    for each in found:
+        piece.append(each)
+        size += len(each.document)
+        if size >= _BYTES_AT_ONCE:
+            yield piece
+            piece, size = [], 0
+    yield piece

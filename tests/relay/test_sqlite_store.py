@@ -127,3 +127,16 @@ def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path: Path) -> 
         SqliteStore(Storage(file=str(file)))
     with pytest.raises(StorageError, match="cannot be opened"):
         SqliteStore(Storage(file=str(tmp_path / "no" / "such" / "folder")))
+
+
+@pytest.mark.parametrize("asks_by_id", [True, False])
+def test_long_documents_come_in_pieces_that_can_be_sent_at_once(tmp_path: Path, asks_by_id: bool) -> None:
+    events = [sign(content="x" * 100_000 + str(number), tags=[["t", str(number)]]) for number in range(40)]
+    ids = tuple(event.id for event in events)
+    tags = (("t", tuple(map(str, range(40)))),)
+    with opened(tmp_path) as (writer, reader):
+        writer.write(list(map(record, events)))
+        for wanted in (Filter(ids=ids) if asks_by_id else Filter(tags=tags), Filter(kinds=(1,))):
+            pieces = list(reader.search(wanted, 100, NOW))
+            assert sum(map(len, pieces)) == 40
+            assert max(sum(len(found.document) for found in piece) for piece in pieces) < 400_000
