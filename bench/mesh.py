@@ -39,6 +39,7 @@ from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import ClientTools, OpenSession, RunningJob
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
+from relaymesh.roles.node_places import Places
 from relaymesh.units import AmountMsat
 
 READY_SECONDS: Final = 60
@@ -214,7 +215,8 @@ async def open_market(
             lightning_node_id=wallet.public_key,
             relay_urls=(url,),
         )
-        tools = NodeTools(KeyPair.generate(), wallet, runner, ledgers[0], system_clock, maximum_jobs + 1)
+        places = Places(maximum_jobs + 1, system_clock)
+        tools = NodeTools(KeyPair.generate(), wallet, runner, ledgers[0], system_clock, places)
         node = Node(settings, relays[0], WebSocketListener("127.0.0.1", 0), tools)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(node.run)

@@ -1,7 +1,7 @@
 """A TOML document into frozen settings: one table per section, every name known, every value of the right form."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -36,12 +36,15 @@ def read_environment(environment: Mapping[str, str], kind: type[Any], prefix: st
     """
     document: dict[str, Any] = {}
     for table, section in _sections(kind).items():
-        hints = get_type_hints(section)
         start = f"{prefix}_{table}_".upper()
-        known = {f"{start}{entry.name.upper()}": entry.name for entry in fields(section)}
+        known = {f"{start}{'_'.join(path).upper()}": (path, hint) for path, hint in _settings_of(section)}
         for variable, value in environment.items():
             if variable in known:
-                document.setdefault(table, {})[known[variable]] = _read_value(value, hints[known[variable]])
+                path, hint = known[variable]
+                place = document.setdefault(table, {})
+                for name in path[:-1]:
+                    place = place.setdefault(name, {})
+                place[path[-1]] = _read_value(value, hint)
             elif variable.startswith(start):
                 raise UsageError(f"the settings know no variable {variable}; known are {', '.join(known)}")
     return document
@@ -51,17 +54,20 @@ def merge_documents(*documents: Mapping[str, Any]) -> dict[str, Any]:
     """Tables joined setting by setting; the later document wins."""
     merged: dict[str, Any] = {}
     for document in documents:
-        for table, settings in document.items():
-            both = isinstance(settings, Mapping) and isinstance(merged.get(table, {}), Mapping)
-            merged[table] = {**merged.get(table, {}), **settings} if both else settings
+        for name, value in document.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(name, {}), Mapping)
+            merged[name] = merge_documents(merged.get(name, {}), value) if both else value
     return merged
 
 
 def format_document(document: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables of plain values as TOML text."""
+    """Tables of plain values, and of such tables, as TOML text."""
     lines: list[str] = []
     for table, entries in document.items():
-        lines += [f"[{table}]", *(f"{name} = {_format_value(value)}" for name, value in entries.items()), ""]
+        plain = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
+        lines += [f"[{table}]", *(f"{name} = {_format_value(value)}" for name, value in plain.items()), ""]
+        inner = {f"{table}.{name}": value for name, value in entries.items() if isinstance(value, Mapping)}
+        lines += [format_document(inner)] if inner else []
     return "\n".join(lines)
 
 
@@ -83,21 +89,22 @@ def _sections(kind: type[Any]) -> dict[str, type[Any]]:
     return {entry.name: hints[entry.name] for entry in fields(kind) if is_dataclass(hints[entry.name])}
 
 
+def _settings_of(section: type[Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every setting of a table and of the tables in it: the names that lead to it, and its type."""
+    hints = get_type_hints(section)
+    for entry in fields(section):
+        hint = hints[entry.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            for path, inner in _settings_of(hint):
+                yield (entry.name, *path), inner
+        else:
+            yield (entry.name,), hint
+
+
 def _build_section(name: str, kind: Any, table: object) -> Any:
     import pydantic  # slow to import, and needed only where there is something to read
 
-    if not isinstance(table, Mapping):
-        raise UsageError(f"the setting {name} must be a table")
-    known = [each.name for each in fields(kind)]
-    for key, value in table.items():
-        if key not in known:
-            raise UsageError(f"the settings know no {name}.{key}; known are {', '.join(known)}")
-        if isinstance(value, int) and value < 0:
-            raise UsageError(f"the setting {name}.{key} must be at least 0, not {value}")
-        if key == "host" and value == "":  # which a socket would take for every address
-            raise UsageError(f"the setting {name}.{key} must name an address, for example 127.0.0.1")
-        if key == "port" and isinstance(value, int) and value > MAXIMUM_PORT:
-            raise UsageError(f"the setting {name}.{key} must be at most {MAXIMUM_PORT}, not {value}")
+    _check_section(name, kind, table)
     try:
         # By way of JSON, where strict still lets an array become a tuple.
         return pydantic.TypeAdapter(kind).validate_json(orjson.dumps(table), strict=True)
@@ -107,6 +114,24 @@ def _build_section(name: str, kind: Any, table: object) -> Any:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"the setting {name}.{where} has the wrong form: {first['msg']}") from error
+
+
+def _check_section(name: str, kind: Any, table: object) -> None:
+    """Refuse names that a table does not know, and what no type tells apart."""
+    if not isinstance(table, Mapping):
+        raise UsageError(f"the setting {name} must be a table")
+    known, inner = [each.name for each in fields(kind)], _sections(kind)
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"the settings know no {name}.{key}; known are {', '.join(known)}")
+        if key in inner:
+            _check_section(f"{name}.{key}", inner[key], value)
+        if isinstance(value, int) and value < 0:
+            raise UsageError(f"the setting {name}.{key} must be at least 0, not {value}")
+        if key == "host" and value == "":  # which a socket would take for every address
+            raise UsageError(f"the setting {name}.{key} must name an address, for example 127.0.0.1")
+        if key == "port" and isinstance(value, int) and value > MAXIMUM_PORT:
+            raise UsageError(f"the setting {name}.{key} must be at most {MAXIMUM_PORT}, not {value}")
 
 
 def _read_value(text: str, hint: Any) -> Any:

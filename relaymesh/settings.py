@@ -57,6 +57,9 @@ class Client:
         candidates: How many nodes are asked for a quote.
         discovery_seconds: How long to wait for a node that can serve.
         maximum_pow_bits: The most proof of work to do for a request.
+        way: How a session is asked for: `directed` asks the best nodes for quotes, `open` calls for bids, `posted` asks
+            for a session at the best node's posted price; `auto` does the last where the best node is known and
+            clearly the best, and asks for quotes otherwise.
     """
 
     max_msat: int = 100_000
@@ -64,6 +67,24 @@ class Client:
     candidates: int = 3
     discovery_seconds: int = 5
     maximum_pow_bits: int = 20
+    way: Literal["auto", "directed", "open", "posted"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Surge:
+    """How far posted prices follow the load; by default not at all.
+
+    Args:
+        minimum_permille: What an idle node asks, in thousandths of its prices.
+        maximum_permille: What a node without any room asks, in thousandths of its prices.
+        step_permille: Prices move by so much at once, or not at all.
+        interval_seconds: Between two changes of the offer at the least; an offer then stands for three times that.
+    """
+
+    minimum_permille: int = 1_000
+    maximum_permille: int = 1_000
+    step_permille: int = 100
+    interval_seconds: int = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,11 @@ class Node:
         output_tokens: The longest output of one job.
         tranche_units: Output units that are paid at once, before they are delivered; 0 asks for the whole job.
         maximum_jobs: Jobs at the same time.
+        queue: Jobs that may wait for a place; 0 refuses at once whoever finds none free.
+        queue_per_client: Of these, jobs of one client.
+        queue_seconds: How long a job may wait; clients wait 10 s for their first output, unless the quote says more.
+        open_requests_per_second: How many calls for bids are looked at; 0 makes the node bid for none.
+        open_pow_bits: The least proof of work of such a call.
         output_tokens_per_second: Slows every job down to this, to leave the machine to others; 0 does not.
         heartbeat_seconds: Between two statuses; public relays limit what one address may publish.
         offer_hours: How long an offer stands before it must be renewed (which happens by itself).
@@ -111,11 +137,17 @@ class Node:
     output_tokens: int = 1_024
     tranche_units: int = 1_024
     maximum_jobs: int = 2
+    queue: int = 8
+    queue_per_client: int = 2
+    queue_seconds: int = 8
+    open_requests_per_second: int = 100
+    open_pow_bits: int = 16
     output_tokens_per_second: int = UNLIMITED
     heartbeat_seconds: int = 120
     offer_hours: int = 1
     region: str = ""
     pow_bits: int = 0
+    surge: Surge = field(default_factory=Surge)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
 from relaymesh.cli.settings_source import data_directory
-from relaymesh.errors import UsageError
+from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.machines.records import Side
+from relaymesh.market.surge import SurgeTerms
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import WalletInfo
 from relaymesh.ports.runners import Runner, RunnerModel
@@ -31,9 +32,11 @@ from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
+from relaymesh.roles.node_places import Places
 from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import recover_client, recover_node
-from relaymesh.settings import Settings, Wallet
+from relaymesh.settings import Node as NodeOptions
+from relaymesh.settings import Settings, Surge, Wallet
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
             offered,
             relays,
             WebSocketListener(node.host, node.port, node.announce),
-            NodeTools(key, wallet, runner.runner, ledger, system_clock, node.maximum_jobs),
+            NodeTools(key, wallet, runner.runner, ledger, system_clock, _places(node)),
         )
         async with anyio.create_task_group() as tasks:
             offer: SignedOffer = await tasks.start(serving.run)
@@ -163,6 +166,23 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
                 yield ServingNode(key, offer, runner)
             finally:
                 tasks.cancel_scope.cancel()
+
+
+def _places(node: NodeOptions) -> Places:
+    return Places(
+        node.maximum_jobs,
+        system_clock,
+        queue_limit=node.queue,
+        queue_limit_per_client=max(node.queue_per_client, 1),
+        queue_ms=node.queue_seconds * MILLISECONDS_PER_SECOND,
+    )
+
+
+def _surge_terms(surge: Surge) -> SurgeTerms:
+    try:
+        return SurgeTerms(surge.minimum_permille, surge.maximum_permille, surge.step_permille, surge.interval_seconds)
+    except LocalProtocolError as error:
+        raise UsageError(f"the settings in [node.surge] make no prices: {error}") from error
 
 
 def _node_settings(settings: Settings, models: tuple[RunnerModel, ...], lightning_node_id: str) -> NodeSettings:
@@ -182,6 +202,9 @@ def _node_settings(settings: Settings, models: tuple[RunnerModel, ...], lightnin
             heartbeat_seconds=node.heartbeat_seconds,
             offer_validity_seconds=node.offer_hours * SECONDS_PER_HOUR,
             pow_bits=node.pow_bits,
+            surge=_surge_terms(node.surge),
+            open_requests_per_second=node.open_requests_per_second,
+            open_pow_bits=node.open_pow_bits,
         )
     except ValidationError as error:
         wrong = error.errors()[0]

@@ -248,6 +248,7 @@ class ClientJob:
                 self._failure = self._failure or refusal
                 self._leave_streaming("stop", now)
                 if not self._settlement.records and not self._observation.outputs:
+                    self._observation.was_refused = True  # it never began, so no record is owed
                     self._account(now)
             case _:
                 pass  # nothing else is for a job; the session has already checked its shape

@@ -24,7 +24,7 @@ FUTURE_MS: Final = 60_000
 
 @dataclass(slots=True)
 class JobObservation:
-    """What the client measured itself, growing while the job runs."""
+    """What the client measured itself, growing while the job runs; `was_refused` if the node never began it."""
 
     input_bytes: int
     started: Instant = Instant(0)
@@ -33,6 +33,7 @@ class JobObservation:
     output_bytes: int = 0
     outputs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    was_refused: bool = False
 
     def add_output(self, data: str, now: Moment) -> int:
         """Count a piece of output; returns its size in bytes."""
@@ -116,7 +117,8 @@ def find_complaints(
 ) -> tuple[str, ...]:
     """Everything in the node's record that our own measurements contradict (RM-03, "Metering record")."""
     if metering is None:
-        return (*observation.notes, "the node sent no metering record")
+        owed = () if observation.was_refused else ("the node sent no metering record",)
+        return (*observation.notes, *owed)
     record, quote_row = metering.record, contract.quote.row
     input_units, output_units = record.billable_units(quote_row.unit)
     allowed = cost_within(quote_row, input_units, min(output_units, MAXIMUM_QUANTITY), order.maximum_msat)

@@ -7,7 +7,7 @@ ledger and clock.
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from secrets import token_bytes
 from typing import Final
@@ -21,17 +21,20 @@ from relaymesh.machines.node_session import NodeSession
 from relaymesh.machines.reception import Reception
 from relaymesh.machines.reception_events import AwaitSession, PublishAnswer, ReceptionSettings, RequestArrived
 from relaymesh.machines.session_interface import SessionSettings
+from relaymesh.market.admission import refuse_for_load
+from relaymesh.market.surge import BASE_PERMILLE, SurgeTerms, surge_permille, surged_row
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.relays import Delivered, Published, Relays
 from relaymesh.ports.sessions import Connection, Listener
-from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, read_offer
+from relaymesh.protocol.codec import TOPIC, SignedOffer, build_offer, build_status, read_offer
 from relaymesh.protocol.frames import parse_hello
 from relaymesh.protocol.handshake import MAXIMUM_CONCURRENT_JOBS
 from relaymesh.protocol.key_schedule import derive_session_secrets
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
+from relaymesh.protocol.open_request import OPEN_REQUEST_POW_BITS
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import STATUS_LABEL, LabelLoad, Status
 from relaymesh.roles.clock_check import check_clock
@@ -66,6 +69,9 @@ class NodeSettings:
         pow_bits: What requests must carry.
         maximum_sessions: All clients together; beyond it the node is busy.
         maximum_sessions_per_client: Under one client session key.
+        surge: How far the posted prices follow the load.
+        open_requests_per_second: How many calls on everybody are looked at; 0 makes the node bid for none.
+        open_pow_bits: The least work of such a call.
     """
 
     label: str
@@ -80,6 +86,9 @@ class NodeSettings:
     maximum_sessions: int = 1_024
     maximum_sessions_per_client: int = 16
     eta_ms: int = 1_000
+    surge: SurgeTerms = field(default_factory=SurgeTerms)
+    open_requests_per_second: int = 100
+    open_pow_bits: int = OPEN_REQUEST_POW_BITS
     session: SessionSettings = field(default_factory=SessionSettings)
 
 
@@ -99,6 +108,7 @@ class Node:
         self._sessions: dict[SessionId, ServedSession] = {}
         self._held: Counter[PublicKey] = Counter()
         self._crowded: set[PublicKey] = set()
+        self._posted_permille = BASE_PERMILLE
         self._ephemeral = KeyPair.generate()  # for the next session, whoever opens it
         self._relay_heard = anyio.Event()
         self._tasks: TaskGroup | None = None
@@ -116,8 +126,10 @@ class Node:
                 ReceptionSettings(
                     endpoints=endpoints,
                     eta_ms=self._settings.eta_ms,
-                    max_jobs=min(self._tools.maximum_jobs, MAXIMUM_CONCURRENT_JOBS),
+                    max_jobs=min(self._tools.places.maximum_jobs, MAXIMUM_CONCURRENT_JOBS),
                     idle_ms=self._settings.session.idle_in_ms,
+                    open_requests_per_second=self._settings.open_requests_per_second,
+                    open_pow_bits=self._settings.open_pow_bits,
                 ),
                 signer=self._tools.key,
                 verify=verify,
@@ -135,6 +147,8 @@ class Node:
                 await self._publish_status()
                 tasks.start_soon(self._keep_offer)
                 tasks.start_soon(self._beat)
+                if not self._settings.surge.is_off:
+                    tasks.start_soon(self._follow_demand)
                 task_status.started(offer)
                 try:
                     await anyio.sleep_forever()
@@ -146,14 +160,15 @@ class Node:
     async def _publish_offer(self) -> SignedOffer:
         settings, now = self._settings, self._tools.clock().timestamp
         key = self._tools.key.public_key
+        permille = surge_permille(self._tools.places.load(), settings.surge)
         offer = Offer(
             seq=await self._tools.ledger.next_sequence(f"{key}/{int(Kind.OFFER)}/{settings.label}", now),
-            valid_until=Timestamp(now + settings.offer_validity_seconds),
+            valid_until=Timestamp(now + self._offer_seconds),
             ln_pubkey=settings.lightning_node_id,
             pow_bits=settings.pow_bits,
             relays=settings.relay_urls,
             settlement=settings.settlement,
-            rows=settings.rows,
+            rows=tuple(surged_row(row, permille) for row in settings.rows),
             region=settings.region,
         )
         event = await self._publish_state(build_offer(offer, settings.label, key, Timestamp(max(now, offer.seq))))
@@ -161,16 +176,23 @@ class Node:
         # The one before stays valid for requests that were made on it, until it expires by itself.
         kept = {known.event.id: known for known in self._offers.values() if known.offer.valid_until > now}
         self._offers = {**kept, signed.event.id: signed}
+        self._posted_permille = permille
         self._update_reception()
         return signed
 
+    @property
+    def _offer_seconds(self) -> int:
+        """How long an offer stands; not long where prices move, since it binds the node for all that time."""
+        validity, surge = self._settings.offer_validity_seconds, self._settings.surge
+        return validity if surge.is_off else min(validity, surge.offer_seconds)
+
     async def _publish_status(self, draining: bool = False) -> None:
         settings, now = self._settings, self._tools.clock().timestamp
-        load = self._tools.load()
+        load = self._tools.places.load()
         key = self._tools.key.public_key
         status = Status(
             seq=await self._tools.ledger.next_sequence(f"{key}/{int(Kind.STATUS)}/{STATUS_LABEL}", now),
-            state="draining" if draining else "up" if load.free else "busy",
+            state="draining" if draining else "up" if refuse_for_load(load) is None else "busy",
             labels={settings.label: LabelLoad(free=0 if draining else load.free, queue=load.queue)},
         )
         expires_at = Timestamp(now + HEARTBEATS_UNTIL_EXPIRY * settings.heartbeat_seconds)
@@ -187,8 +209,19 @@ class Node:
 
     async def _keep_offer(self) -> None:
         while True:
-            await anyio.sleep(self._settings.offer_validity_seconds / OFFER_RENEWED_AT)
+            await anyio.sleep(self._offer_seconds / OFFER_RENEWED_AT)
             await self._try(self._publish_offer)
+
+    async def _follow_demand(self) -> None:
+        """Post other prices when the load asks for them, and no more often than the terms of the surge say.
+
+        A quote is never above the offer it cites, so prices rise by a new offer; who relied on the one before is still
+        served at its price until it ends.
+        """
+        while True:
+            await anyio.sleep(self._settings.surge.interval_seconds)
+            if surge_permille(self._tools.places.load(), self._settings.surge) != self._posted_permille:
+                await self._try(self._publish_offer)
 
     async def _beat(self) -> None:
         """A status at every interval, and soon after the node became busy or free again.
@@ -196,15 +229,15 @@ class Node:
         Not more often than ten times an interval: relays limit what an address may publish, and `seq`, which grows with
         every status, must not run ahead of the clock.
         """
-        was_busy = self._tools.load().free == 0
+        told = self._tools.places.room
         pause = max(self._settings.heartbeat_seconds / STATUSES_PER_HEARTBEAT, 1)
         while True:
             await anyio.sleep(pause)
             with anyio.move_on_after(self._settings.heartbeat_seconds - pause):
-                while (self._tools.load().free == 0) == was_busy:
-                    await self._tools.load_changed.wait()
+                while self._tools.places.room == told:
+                    await self._tools.places.changed.wait()
                     self._update_reception()
-            was_busy = self._tools.load().free == 0
+            told = self._tools.places.room
             await self._try(self._publish_status)
 
     async def _try(self, publish: Callable[[], Awaitable[object]]) -> None:
@@ -213,6 +246,7 @@ class Node:
             await publish()
 
     async def _say_goodbye(self) -> None:
+        self._tools.places.drain()
         with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
             for session in self._sessions.values():
                 if session.driver is not None:
@@ -223,8 +257,12 @@ class Node:
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         to_me = (("p", (self._tools.key.public_key,)),)
-        requests = Filter(kinds=(Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST), tags=to_me, limit=0)
-        async with self._relays.subscribe((requests,), with_repeats=True) as deliveries:
+        filters = [Filter(kinds=(Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST), tags=to_me, limit=0)]
+        if self._settings.open_requests_per_second:
+            models = tuple(dict.fromkeys(row.model for row in self._settings.rows))
+            to_all = (("t", (TOPIC,)), ("m", models))
+            filters.append(Filter(kinds=(Kind.QUOTE_REQUEST,), tags=to_all, limit=0))
+        async with self._relays.subscribe(tuple(filters), with_repeats=True) as deliveries:
             task_status.started()
             async for delivery in deliveries:
                 if isinstance(delivery, Delivered):
@@ -254,9 +292,9 @@ class Node:
             await self._relays.publish(answer, relay_urls)
 
     def _update_reception(self) -> None:
-        load = self._tools.load()
+        load = self._tools.places.load()
         if len(self._sessions) >= self._settings.maximum_sessions:
-            load = type(load)(free=0, queue=load.queue, draining=load.draining)
+            load = replace(load, free=0, queue_limit=0)
         if self._reception is not None:
             self._reception.update(self._offers, load, frozenset(self._crowded))
 

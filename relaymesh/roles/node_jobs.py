@@ -25,7 +25,6 @@ from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
-from relaymesh.market.admission import NodeLoad, refuse_for_load
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery, Ledger
@@ -37,6 +36,7 @@ from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.key_schedule import SessionSecrets
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
+    CancelMessage,
     EndMessage,
     ErrorMessage,
     JobId,
@@ -47,6 +47,7 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
 from relaymesh.roles.driver import Clock, Driver
+from relaymesh.roles.node_places import Place, Places
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
@@ -73,22 +74,9 @@ class NodeTools:
     runner: Runner
     ledger: Ledger
     clock: Clock
-    maximum_jobs: int
+    places: Places
     job_settings: NodeJobSettings = field(default_factory=NodeJobSettings)
-    running_jobs: int = 0
-    is_draining: bool = False
     is_runner_suspect: bool = False
-    load_changed: anyio.Event = field(default_factory=anyio.Event)
-
-    def load(self) -> NodeLoad:
-        """How many more jobs could start now."""
-        return NodeLoad(max(self.maximum_jobs - self.running_jobs, 0), 0, self.is_draining)
-
-    def note_load(self, change: int) -> None:
-        """A job came or went."""
-        self.running_jobs += change
-        self.load_changed.set()
-        self.load_changed = anyio.Event()
 
 
 class NodeJobRun:
@@ -221,6 +209,7 @@ class ServedSession:
         self._jobs: dict[JobId, NodeJobRun] = {}
         self._starting: dict[JobId, list[SessionMessage]] = {}
         self._begun: set[JobId] = set()
+        self._waiting: dict[JobId, Place] = {}
         self._tasks: TaskGroup | None = None
         self.driver: SessionDriver | None = None
 
@@ -246,6 +235,8 @@ class ServedSession:
         """The session is over: so are its jobs."""
         for job in self._jobs.values():
             job.tell(SessionEnded(reason))
+        for place in self._waiting.values():
+            self._tools.places.give_up(place, reason)
 
     def output_paused(self, job_id: JobId, paused: bool) -> None:
         """The client's credit for a job is used up, or there is some again."""
@@ -262,6 +253,8 @@ class ServedSession:
         if job is not None:
             if not job.hear(message):
                 self._end(f"more than {MAXIMUM_MESSAGES_PER_JOB} messages about one job")
+        elif job_id in self._waiting and isinstance(message, CancelMessage):
+            self._tools.places.give_up(self._waiting[job_id], "the client cancelled the job")
         elif job_id in self._starting:
             if len(self._starting[job_id]) < MAXIMUM_EARLY_MESSAGES:
                 self._starting[job_id].append(message)
@@ -275,23 +268,30 @@ class ServedSession:
 
     def _begin(self, message: JobMessage) -> None:
         assert self._tasks is not None
-        refusal = refuse_for_load(self._tools.load())
-        if refusal is not None:
-            self._refuse(message.job_id, refusal)
+        place = self._tools.places.ask(self.contract.client)
+        if isinstance(place, Refusal):
+            self._refuse(message.job_id, place)
             return
-        self._tools.note_load(+1)
         self._starting[message.job_id] = []
-        self._tasks.start_soon(self._run_job, message)
+        if place.began_at is None:
+            self._waiting[message.job_id] = place
+        self._tasks.start_soon(self._run_job, message, place)
 
-    async def _run_job(self, message: JobMessage) -> None:
-        """Run one job to its end; whatever goes wrong with it is the end of it alone."""
+    async def _run_job(self, message: JobMessage, place: Place) -> None:
+        """Run one job to its end, once it has a place; whatever goes wrong with it is the end of it alone."""
         try:
             with Contained("job") as job:
-                await self._serve(message)
+                refusal = await self._tools.places.wait(place)
+                self._waiting.pop(message.job_id, None)
+                if refusal is None:
+                    await self._serve(message)
+                else:
+                    self._refuse(message.job_id, refusal)
             self._give_up(message.job_id, job)
         finally:
+            self._waiting.pop(message.job_id, None)
             self._jobs.pop(message.job_id, None)
-            self._tools.note_load(-1)
+            self._tools.places.leave(place)
 
     async def _serve(self, message: JobMessage) -> None:
         machine = await self._prepare(message)

@@ -142,9 +142,16 @@ def settings_of(module_name: str) -> dict[str, type[typing.Any]]:
     root = getattr(module, "Settings", None)
     if not isinstance(root, type) or not dataclasses.is_dataclass(root):
         return {}
-    hints = typing.get_type_hints(root)
-    fields = [field.name for field in dataclasses.fields(root)]
-    return {"": root} | {name: hints[name] for name in fields if dataclasses.is_dataclass(hints[name])}
+    return {"": root} | dict(_tables_in(root, ""))
+
+
+def _tables_in(kind: type[typing.Any], place: str) -> Iterator[tuple[str, type[typing.Any]]]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = hints[field.name]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            yield f"{place}{field.name}", inner
+            yield from _tables_in(inner, f"{place}{field.name}.")
 
 
 def setting_rows(kind: type[typing.Any]) -> Iterator[tuple[str, str, object]]:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from relaymesh.machines.job_settings import NodeJobSettings
+from relaymesh.market.surge import SurgeTerms
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_ledger import MemoryLedger
@@ -24,6 +25,7 @@ from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, OpenSession, PaymentPolicy, RunningJob
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
+from relaymesh.roles.node_places import Places
 from relaymesh.units import AmountMsat, Instant, Moment
 
 EPOCH_MS = 1_800_000_000_000
@@ -98,10 +100,13 @@ class Market:
         *,
         script: RunScript | None = None,
         maximum_jobs: int = 4,
+        queue_limit: int = 0,
         tranche_units: int | None = 16,
         pow_bits: int = 0,
         lightning_node_id: str | None = None,
         job_settings: NodeJobSettings | None = None,
+        surge: SurgeTerms | None = None,
+        open_requests_per_second: int = 100,
     ) -> MarketNode:
         """Start a node, up when this returns."""
         assert self._tasks is not None
@@ -121,7 +126,7 @@ class Market:
             node.runner,
             node.ledger,
             loop_clock,
-            maximum_jobs,
+            Places(maximum_jobs, loop_clock, queue_limit=queue_limit),
             job_settings=job_settings or NodeJobSettings(),
         )
         settings = NodeSettings(
@@ -131,6 +136,8 @@ class Market:
             lightning_node_id=lightning_node_id or (await wallet.info()).public_key,
             relay_urls=self.relay_urls,
             pow_bits=pow_bits,
+            surge=surge or SurgeTerms(),
+            open_requests_per_second=open_requests_per_second,
         )
         listener = self.network.listener(f"ws://node-{number}.test")
         role = Node(settings, self.connect_relays(), listener, node.tools)

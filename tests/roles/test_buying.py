@@ -5,13 +5,14 @@ import pytest
 
 from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.nostr.event import VerifiedEvent
-from relaymesh.nostr.keys import verify
+from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.ports.memory_lightning import FailPayment, HoldPayment
 from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.evidence import read_receipt
 from relaymesh.protocol.refusal import RefusalCode
+from relaymesh.roles.node_places import Place
 from relaymesh.units import AmountMsat
 from tests.roles.market import PROMPT, Market, chat_row, open_session, purchase, start_job, wanted
 
@@ -129,7 +130,7 @@ async def test_a_busy_node_is_passed_over_and_says_why() -> None:
     async with Market().open() as market:
         busy = await market.add_node(chat_row(output_msat=AmountMsat(1)), maximum_jobs=1)
         free = await market.add_node()
-        busy.tools.note_load(+1)
+        assert isinstance(busy.tools.places.ask(KeyPair.generate().public_key), Place)
         async with market.client() as client:
             bought = await purchase(client)
         assert bought.bought.contract is not None and bought.bought.contract.node == free.key.public_key

@@ -80,7 +80,7 @@ async def test_a_job_and_a_goodbye_in_one_frame_cost_the_node_nothing() -> None:
         stranger = await Stranger.open(market)
         await stranger.send(stranger.job(), ByeMessage("so long"))
         await anyio.sleep(1)
-        assert node.tools.running_jobs == 0
+        assert node.tools.places.running == 0
         await assert_serves(market)
 
 
@@ -100,7 +100,7 @@ async def test_resuming_a_job_again_and_again_gets_its_output_once_for_each_conn
         numbers = [message.number for message in heard if isinstance(message, OutputMessage)]
         assert numbers == list(range(len(PROMPT.split())))
         await anyio.sleep(12)
-        assert node.tools.running_jobs == 0
+        assert node.tools.places.running == 0
         await assert_serves(market)
 
 
@@ -111,9 +111,9 @@ async def test_more_jobs_than_there_is_room_for_are_refused_one_by_one_and_the_s
         await stranger.send(*[stranger.job() for _ in range(200)])
         heard = await stranger.hear()
         assert refusals(heard) == [RefusalCode.BUSY] * 196 and not goodbyes(heard)
-        assert node.tools.running_jobs == 4
+        assert node.tools.places.running == 4
         await anyio.sleep(75)
-        assert node.tools.running_jobs == 0, "invoices that nobody pays lapse, and give their places back"
+        assert node.tools.places.running == 0, "invoices that nobody pays lapse, and give their places back"
         await assert_serves(market)
 
 
@@ -245,7 +245,7 @@ async def test_a_client_that_pays_and_then_takes_no_output_gives_its_place_back(
             await stranger.hear(100)
             await stranger.greet()
             await stranger.send(ResumeMessage(job.job_id, 0))  # it is there, and well
-        assert node.tools.running_jobs == node.runner.counts.running == 0
+        assert node.tools.places.running == node.runner.counts.running == 0
         await assert_serves(market)
 
 
@@ -370,7 +370,7 @@ async def test_a_node_whose_ledger_fails_says_so_to_the_client_and_serves_again_
             assert outcome.refusal is not None and outcome.refusal.code is RefusalCode.INTERNAL
             assert "ledger" in outcome.refusal.reason
             assert outcome.paid_msat == node.wallet.balance_msat
-        assert node.tools.running_jobs == 0
+        assert node.tools.places.running == 0
         ledger.left = float("inf")
         await assert_serves(market)
 
@@ -387,7 +387,7 @@ async def test_a_client_whose_ledger_fails_stops_and_has_paid_nothing_that_is_no
         jobs = await ledger.find_jobs(JobQuery(side="client"))
         written = {tranche.amount_msat for job in jobs for tranche in job.tranches}
         assert node.wallet.balance_msat <= sum(written)
-        assert node.tools.running_jobs <= 1
+        assert node.tools.places.running <= 1
         await anyio.sleep(75)
         ledger.left = float("inf")
         await assert_serves(market)
