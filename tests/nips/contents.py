@@ -8,11 +8,11 @@ from typing import Any, Final
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.assertion import Assertion
 from relaymesh.protocol.content import WireValue
-from relaymesh.protocol.handshake import SessionAccept, SessionRequest
+from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
 from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.offer import Offer
-from relaymesh.protocol.quote import Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.quote import ForwardedRequest, OpenRequest, Quote, QuoteRequest, RefusalMessage
 from relaymesh.protocol.receipt import Receipt
 from relaymesh.protocol.status import Status
 from tests.house import docstrings
@@ -38,9 +38,13 @@ CONTENTS: Final = (
     Content(Kind.OFFER, "offer", Offer, False),
     Content(Kind.STATUS, "status", Status, False),
     Content(Kind.QUOTE_REQUEST, "quote-request", QuoteRequest, True),
+    Content(Kind.QUOTE_REQUEST, "open-request", OpenRequest, False),
+    Content(Kind.QUOTE_REQUEST, "forwarded-request", ForwardedRequest, True),
     Content(Kind.QUOTE, "quote", Quote, True),
     Content(Kind.SESSION_REQUEST, "session-request", SessionRequest, True),
+    Content(Kind.SESSION_REQUEST, "posted-request", PostedRequest, True),
     Content(Kind.SESSION_ACCEPT, "session-accept", SessionAccept, True),
+    Content(Kind.SESSION_ACCEPT, "posted-accept", PostedAccept, True),
     Content(Kind.REFUSAL, "refusal", RefusalMessage, True),
     Content(Kind.METERING, "metering", MeteringRecord, False),
     Content(Kind.RECEIPT, "receipt", Receipt, False),
@@ -48,7 +52,12 @@ CONTENTS: Final = (
     Content(Kind.REPUTATION_ASSERTION, "assertion", Assertion, False),
 )
 
-EMBEDDED_EVENTS: Final = {("SessionRequest", "quote"), ("Receipt", "metering")}
+EMBEDDED_EVENTS: Final = {
+    ("ForwardedRequest", "request"),
+    ("SessionRequest", "quote"),
+    ("PostedAccept", "quote"),
+    ("Receipt", "metering"),
+}
 """Fields that hold a whole event, which another schema describes."""
 
 SALT_NOTE: Final = "32 fresh random bytes, so that the `x` tag tells nothing about the rest"
@@ -78,7 +87,7 @@ _NOTES: Final[dict[tuple[str, str], str]] = {
     ("Quote", "max_msat"): "What a job of this shape costs at the most; null at a posted price",
     ("Quote", "offer_id"): "The offer it rests on",
     ("Quote", "offer_seq"): "That offer's `seq`",
-    ("Quote", "row"): "The price that binds, word for word a row of the offer",
+    ("Quote", "row"): "The price that binds: a row of the offer, or the same at a lower price",
     ("Quote", "settlement"): "The node's terms that the buyer accepts, in the buyer's order",
     ("Quote", "manifest_id"): "Reserved",
     ("Receipt", "note"): "What disagrees, for a person",

@@ -11,19 +11,21 @@ from typing import Any, Final
 from relaymesh.adapters.invoices import find_node_id
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.opening import Opening
-from relaymesh.machines.opening_events import EventArrived, Publish, SessionAgreed
+from relaymesh.machines.opening_events import EventArrived, Mine, Mined, Publish, SessionAgreed
 from relaymesh.machines.reception import Reception
 from relaymesh.machines.reception_events import PublishAnswer, ReceptionSettings, RequestArrived
 from relaymesh.market.admission import NodeLoad
+from relaymesh.market.bids import Way
 from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
-from relaymesh.protocol.codec import build_offer, build_status, read_offer
+from relaymesh.nostr.proof_of_work import mine
+from relaymesh.protocol.codec import build_offer, build_status, read_offer, seal_message
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.offer import ModelIdentity, Offer, PriceRow, SettlementTerm
-from relaymesh.protocol.quote import JobShape
+from relaymesh.protocol.quote import ForwardedRequest, JobShape
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import LabelLoad, Status
 from relaymesh.units import AmountMsat, Instant, Moment, Timestamp
@@ -32,6 +34,7 @@ NODE: Final = KeyPair(b"\x01" * 32)
 CLIENT: Final = KeyPair(b"\x02" * 32)
 CLIENT_EPHEMERAL: Final = KeyPair(b"\x03" * 32)
 NODE_EPHEMERAL: Final = KeyPair(b"\x04" * 32)
+ROUTER: Final = KeyPair(b"\x08" * 32)
 LIGHTNING_SECRET: Final = b"\x05" * 32
 SESSION_ID: Final = SessionId("a5" * 32)
 RELAY_URL: Final = "wss://relay.example"
@@ -100,6 +103,16 @@ class Agreement:
     contract: SessionContract
 
 
+@dataclass(frozen=True, slots=True)
+class OtherWays:
+    """The events of an auction, passed on by a router, and of a session at the posted price."""
+
+    open_request: VerifiedEvent
+    forwarded_request: VerifiedEvent
+    posted_request: VerifiedEvent
+    posted_accept: VerifiedEvent
+
+
 def _select() -> Selection:
     directory, now = Directory(), moment(0).timestamp
     for event in (make_offer(), make_status()):
@@ -136,19 +149,48 @@ def _published(opening: Opening) -> Iterator[VerifiedEvent | SessionContract]:
                 yield contract
 
 
-@cache
-def agree() -> Agreement:
-    """The client's opening and the node's reception, one answering the other."""
+def _opening(seed: bytes, way: Way = "directed") -> Opening:
     opening = Opening(
         _select(),
         signer=CLIENT,
         verify=verify,
         ephemeral_key=CLIENT_EPHEMERAL.public_key,
         relay_urls=(RELAY_URL,),
-        entropy=Entropy(b"\x52" * 32),
+        entropy=Entropy(seed),
+        way=way,
     )
-    reception = _reception(b"\x53" * 32, free=2)
     opening.start(moment(0))
+    return opening
+
+
+@cache
+def go_other_ways() -> OtherWays:
+    """An open request, what a router makes of it, and a posted price: each by the machines that make it."""
+    auction = _opening(b"\x56" * 32, "open")
+    [work] = [effect for effect in auction.effects() if isinstance(effect, Mine)]
+    auction.receive(Mined(work.draft, mine(work.draft, work.bits)), moment(0))
+    [open_request] = _published(auction)
+    assert isinstance(open_request, VerifiedEvent)
+    carrier = seal_message(
+        ForwardedRequest(request=open_request.to_json()),
+        author=ROUTER.public_key,
+        signer=ROUTER,
+        recipient=NODE.public_key,
+        answers=None,
+        created_at=moment(0).timestamp,
+        entropy=Entropy(b"\x57" * 32).take(64),
+    )
+    [posted_request] = _published(_opening(b"\x58" * 32, "posted"))
+    assert isinstance(posted_request, VerifiedEvent)
+    posted_accept = _answer(_reception(b"\x59" * 32, free=2), posted_request, moment(20))
+    return OtherWays(open_request, ROUTER.sign(carrier), posted_request, posted_accept)
+
+
+@cache
+def agree() -> Agreement:
+    """The client's opening and the node's reception, one answering the other."""
+    opening = _opening(b"\x52" * 32)
+    reception = _reception(b"\x53" * 32, free=2)
     [quote_request] = _published(opening)
     assert isinstance(quote_request, VerifiedEvent)
     quote = _answer(reception, quote_request, moment(20))

@@ -3,7 +3,7 @@
 import base64
 from typing import Any, Final
 
-from relaymesh.nostr.event import VerifiedEvent
+from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
 from tests.nips import example_job, example_market, example_reputation
 from tests.nips.contents import CONTENTS, Content
@@ -16,12 +16,13 @@ KEYS: Final[dict[str, KeyPair]] = {
     "node_ephemeral": NODE_EPHEMERAL,
     "lightning_node": KeyPair(example_market.LIGHTNING_SECRET),
     "observer": example_reputation.OBSERVER,
+    "router": example_market.ROUTER,
 }
 
 
 def events() -> dict[str, VerifiedEvent]:
     """The example of each kind, by name; together they are one job from offer to receipt, one refusal, and trust."""
-    agreed = example_market.agree()
+    agreed, other = example_market.agree(), example_market.go_other_ways()
     return {
         "offer": example_market.make_offer(),
         "status": example_market.make_status(),
@@ -30,6 +31,10 @@ def events() -> dict[str, VerifiedEvent]:
         "session-request": agreed.session_request,
         "session-accept": agreed.session_accept,
         "refusal": agreed.refusal,
+        "open-request": other.open_request,
+        "forwarded-request": other.forwarded_request,
+        "posted-request": other.posted_request,
+        "posted-accept": other.posted_accept,
         "metering": example_job.make_metering(),
         "receipt": example_job.make_receipt(),
         "manifest": example_reputation.make_manifest(),
@@ -42,8 +47,9 @@ def plaintext(content: Content) -> str:
     event = events()[content.name]
     if not content.is_sealed:
         return event.content
-    author, recipient = (NODE, CLIENT) if event.public_key == NODE.public_key else (CLIENT, NODE)
-    return author.open(event.content, recipient.public_key)
+    author = next(pair for pair in KEYS.values() if pair.public_key == event.public_key)
+    [recipient] = event.tag_values("p")
+    return author.open(event.content, PublicKey(recipient))
 
 
 def keys() -> dict[str, Any]:

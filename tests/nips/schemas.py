@@ -60,7 +60,7 @@ def build(content: Content) -> dict[str, Any]:
     what = "plaintext" if content.is_sealed else "content"
     head = {
         "$schema": DIALECT,
-        "$id": f"urn:relaymesh:1:{content.kind.value}",
+        "$id": f"urn:relaymesh:1:{content.name}",
         "title": f"{content.name} ({content.kind.value}), {what}",
     }
     described = schema.pop("description") + _UNCHECKED.get(content.model, "")

@@ -4,14 +4,15 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from relaymesh.machines import buyer_settlement, client_job, reception_events
+from relaymesh import settings
+from relaymesh.machines import buyer_settlement, client_job, reception, reception_events
 from relaymesh.machines.asking import RETRANSMIT_AFTER_MS
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
 from relaymesh.machines.opening_events import OpeningSettings
 from relaymesh.machines.reception_events import ReceptionSettings
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market import pricing
-from relaymesh.protocol import codec, content, frames, handshake, quote, session_codec
+from relaymesh.protocol import codec, content, frames, handshake, open_request, quote, session_codec
 from relaymesh.protocol.refusal import RETRYABLE, RefusalCode
 from relaymesh.roles import node
 from relaymesh.roles.node import NodeSettings
@@ -30,6 +31,7 @@ _PATTERNS: Final = {
     "^[0-9a-f]{64}$": "32 bytes, hex",
     "^0[23][0-9a-f]{64}$": "33 bytes, hex",
     "^wss?://[^\\s]{1,200}$": "`ws://` or `wss://` URL",
+    "^[a-z0-9_./-]{1,40}$": "1 … 40 characters of `[a-z0-9_./-]`",
 }
 _MISSING: Final = object()
 
@@ -150,6 +152,9 @@ def market_limits() -> str:
             str(ReceptionSettings(endpoints=()).requests_per_key),
         ),
         ("reply relays of one request", str(quote.MAXIMUM_REPLY_RELAYS)),
+        ("proof of work of an open request, at least", f"{open_request.OPEN_REQUEST_POW_BITS} bits"),
+        ("an event that is a quote", f"{quote.MAXIMUM_QUOTE_EVENT_BYTES:,} bytes"),
+        ("such an event in a session accept", f"{reception.MAXIMUM_POSTED_QUOTE_BYTES:,} bytes"),
     )
 
 
@@ -182,6 +187,7 @@ def timeouts() -> str:
         ("client: an answer to 28770 or 28772, before it is sent again", f"{resend} s"),
         ("client: the first quote", _seconds(opening.quote_ms)),
         ("client: more quotes, once there is one", _seconds(opening.patience_ms)),
+        ("client: more bids, once there is one", _seconds(opening.auction_ms)),
         ("client: a session accept, before the next quote is taken", _seconds(opening.accept_ms)),
         ("client: a dial", _seconds(session.connect_in_ms)),
         ("client: READY", _seconds(session.ready_in_ms)),
@@ -195,6 +201,7 @@ def timeouts() -> str:
         ("client: the wallet's word about a payment in doubt", _seconds(job.doubt_ms)),
         ("client: between look-ups of such a payment", look_ups),
         ("node: a quote's validity", _seconds(reception_settings.quote_validity_ms)),
+        ("node: a place for a job", _seconds(settings.Node().queue_seconds * 1_000)),
         ("node: HELLO", f"{node.HELLO_SECONDS} s"),
         ("node: the first authentic frame after READY", _seconds(session.ready_in_ms)),
         ("node: an invoice's expiry", f"{at_node.invoice_expiry_seconds} s"),

@@ -15,12 +15,15 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.market.verification import verify_evidence
 from relaymesh.nostr.event import VerifiedEvent, is_hex_32, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.protocol.assertion import read_assertion
 from relaymesh.protocol.codec import open_message, read_offer, read_plaintext, read_status
 from relaymesh.protocol.content import check_content
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.evidence_files import parse_evidence_text
 from relaymesh.protocol.manifest import read_manifest
+from relaymesh.protocol.open_request import read_open_request
+from relaymesh.protocol.quote import Quote
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_codec import decode_message
 from relaymesh.protocol.session_messages import SealedMessage
@@ -182,9 +185,21 @@ def test_the_examples_are_one_job_each_event_naming_the_one_before() -> None:
     assert example_event("session-request").tag_value("e") == said["session-request"]["quote"]["id"] == ids["quote"]
     assert example_event("session-accept").tag_value("e") == said["session-accept"]["request_id"]
     assert said["session-accept"]["request_id"] == ids["session-request"]
+    assert said["forwarded-request"]["request"]["id"] == ids["open-request"]
+    assert said["posted-request"]["offer_id"] == ids["offer"]
+    assert example_event("posted-accept").tag_value("e") == said["posted-accept"]["request_id"] == ids["posted-request"]
     assert said["metering"]["quote_id"] == ids["quote"]
     assert said["metering"]["session"] == said["session-accept"]["session_id"]
     assert example_event("receipt").tag_value("e") == said["receipt"]["metering"]["id"] == ids["metering"]
+
+
+def test_the_example_of_an_open_request_carries_its_work_and_of_a_posted_price_its_quote() -> None:
+    assert has_proof_of_work(example_event("open-request"), 16)
+    assert read_open_request(example_event("open-request")).model == "tiny"
+    accept = json.loads(load("examples/posted-accept.json")["plaintext"])
+    client = KeyPair(bytes.fromhex(load("examples/keys.json")["client_session"]["secret_key"]))
+    quote = open_message(verify(parse_event(accept["quote"])), client)
+    assert isinstance(quote, Quote) and quote.max_msat is None and quote.request_id == accept["request_id"]
 
 
 def test_the_example_receipt_holds_in_every_point_that_can_be_checked_offline() -> None:
