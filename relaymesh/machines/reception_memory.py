@@ -65,6 +65,11 @@ class ReceptionMemory:
         if client is not None:
             self._asked[client] += 1
 
+    def replace(self, request_id: EventId, client: PublicKey, answer: PublishAnswer, now: Moment) -> None:
+        """Keep an answer instead of the one that this request was given before, if any."""
+        self.remember(request_id, client, answer, now)
+        self._answers[request_id] = answer
+
     def count_asked(self, client: PublicKey) -> int:
         """How many requests of this key are remembered."""
         return self._asked[client]

@@ -174,9 +174,9 @@ class Directory:
         )
 
     def considered_ids(self, model: str | None, job_type: JobType, now: Timestamp) -> Iterator[EventId]:
-        """The live offers for this model (None for any) and job type, and the live statuses of their nodes."""
+        """The live offers that `select` looks at for this model and job type, and the live statuses of their nodes."""
         self._expire(now)
-        for entry in self._bucket(offer_key(model, job_type)):
+        for entry in self._bucket(offer_key(self._looked_at(model, job_type), job_type)):
             yield entry.event_id
             status = self._entries.get((entry.address[0], Kind.STATUS, STATUS_LABEL))
             if status is not None:
@@ -197,8 +197,7 @@ class Directory:
         be told.
         """
         self._expire(now)
-        model = request.model if self._bucket(offer_key(request.model, request.job_type)) else None
-        columns = self._columns.columns_for(model, request.job_type)
+        columns = self._columns.columns_for(self._looked_at(request.model, request.job_type), request.job_type)
         return columns.select(request, seed=seed, count=count, now=now, policy=policy)
 
     def standing(self, node: PublicKey) -> Standing:
@@ -213,6 +212,10 @@ class Directory:
 
     def _bucket(self, key: LookupKey) -> dict[Entry, None]:
         return self._index.get(key, _NOTHING)[1]
+
+    def _looked_at(self, model: str | None, job_type: JobType) -> str | None:
+        """The model whose prices are looked at; None for those of all."""
+        return model if self._bucket(offer_key(model, job_type)) else None
 
     def _offers_for(self, model: str | None, job_type: JobType) -> Iterator[SignedOffer]:
         for entry in self._bucket(offer_key(model, job_type)):

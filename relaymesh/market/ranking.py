@@ -102,6 +102,8 @@ class Ranker:
     ) -> tuple[Ranking, tuple[Choice, ...]]:
         """Rank the market for one request.
 
+        A router does no proof of work: a node that wants some is ranked, and the client asks it itself.
+
         Args:
             request_id: The 28770 that is answered.
             asks: How many of the best nodes the request is passed on to.
@@ -111,11 +113,12 @@ class Ranker:
         """
         seed = ranking_seed(request_id, self._router)
         selection = self._market.select(request, seed=seed, count=MAXIMUM_RANKED, now=now, policy=policy)
+        asked = tuple(choice for choice in selection.chosen if not choice.candidate.offer.offer.pow_bits)[:asks]
         eligible = len(selection.chosen) + len(selection.runners_up)
         ranking = Ranking(
             request_id=request_id,
             ranked_at=now,
-            rows=self._rows(selection, asks),
+            rows=self._rows(selection, asked),
             considered=eligible + len(selection.excluded),
             eligible=eligible,
             policy=policy.name,
@@ -123,10 +126,10 @@ class Ranker:
             seed=seed.hex(),
             registry_digest=self._digests.digest(request.model, request.job_type, now),
         )
-        return _shorten(ranking), selection.chosen[:asks]
+        return _shorten(ranking), asked
 
-    def _rows(self, selection: Selection, asks: int) -> tuple[RankedRow, ...]:
-        rows = [self._rank_choice(choice, place < asks) for place, choice in enumerate(selection.chosen)]
+    def _rows(self, selection: Selection, asked: tuple[Choice, ...]) -> tuple[RankedRow, ...]:
+        rows = [self._rank_choice(choice, choice in asked) for choice in selection.chosen]
         excluded = selection.excluded[: MAXIMUM_RANKED - len(rows)]
         return (*rows, *map(self._rank_exclusion, excluded))
 
