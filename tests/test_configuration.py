@@ -1,5 +1,6 @@
 """Settings from a file, from the environment and from flags: one typed value, and one sentence where it is wrong."""
 
+import re
 import tomllib
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ from relaymesh.configuration import (
     read_environment,
 )
 from relaymesh.errors import UsageError
-from relaymesh.settings import Node, Settings
+from relaymesh.settings import Node, Settings, Surge
 
 VALUES = st.one_of(
     st.booleans(),
@@ -90,3 +91,32 @@ def test_what_is_written_is_read_back(document: dict[str, dict[str, object]]) ->
 def test_any_document_becomes_settings_or_one_sentence(document: dict[str, object]) -> None:
     with suppress(UsageError):
         assert isinstance(build_settings(document, Settings), Settings)
+
+
+def test_a_table_in_a_table_is_read_checked_and_written_like_any_other() -> None:
+    document = parse_document("[node]\nqueue = 3\n[node.surge]\nmaximum_permille = 2000\n", "here")
+    settings = build_settings(document, Settings)
+    assert settings.node == Node(queue=3, surge=Surge(maximum_permille=2_000))
+    assert parse_document(format_document(document), "there") == document
+
+
+@pytest.mark.parametrize(
+    ("surge", "sentence"),
+    [
+        ({"colour": 1}, "the settings know no node.surge.colour"),
+        ({"step_permille": -1}, "the setting node.surge.step_permille must be at least 0"),
+        ({"step_permille": "x"}, "the setting node.surge.step_permille has the wrong form"),
+        (7, "the setting node.surge must be a table"),
+    ],
+)
+def test_what_is_wrong_in_a_table_in_a_table_is_said_by_its_whole_name(surge: object, sentence: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        build_settings({"node": {"surge": surge}}, Settings)
+
+
+def test_a_variable_reaches_into_a_table_in_a_table_and_keeps_what_the_file_says_beside_it() -> None:
+    variables = {"RELAYMESH_NODE_SURGE_MAXIMUM_PERMILLE": "3000", "RELAYMESH_NODE_LABEL": "gpu"}
+    document = read_environment(variables, Settings, "RELAYMESH")
+    assert document == {"node": {"surge": {"maximum_permille": 3_000}, "label": "gpu"}}
+    merged = merge_documents({"node": {"surge": {"step_permille": 50}}}, document)
+    assert build_settings(merged, Settings).node.surge == Surge(maximum_permille=3_000, step_permille=50)

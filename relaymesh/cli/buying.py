@@ -25,6 +25,10 @@ OutputOption = Annotated[
     int | None, typer.Option("--output-tokens", help="The longest answer.", min=1, max=MAXIMUM_INTEGER)
 ]
 
+AuctionOption = Annotated[
+    bool | None, typer.Option("--auction", help="Call on everybody for bids, instead of asking the best nodes.")
+]
+
 
 def read_prompt(prompt: str | None) -> str:
     """The prompt, from the argument or from standard input; waits for that, so call it before the event loop starts.

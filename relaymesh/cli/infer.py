@@ -4,7 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import NOT_SERVED, AuctionOption, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, clean_text, short_npub
@@ -21,6 +21,7 @@ def infer(
     model: ModelOption = None,
     max_msat: MaximumOption = None,
     output_tokens: OutputOption = None,
+    auction: AuctionOption = None,
     relay: RelayOption = None,
     allow_private: PrivateOption = None,
     wallet: WalletOption = None,
@@ -37,7 +38,8 @@ def infer(
 
     network = {"relays": relay or None, "allow_private": allow_private}
     purse = {"lightning_rpc": str(wallet) if wallet else None}
-    settings = load_settings(config, {"network": network, "wallet": purse})
+    buying = {"way": "open" if auction else None}
+    settings = load_settings(config, {"network": network, "wallet": purse, "client": buying})
     text = read_prompt(prompt)
     wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
     run(lambda: _buy(settings, wanted, as_json))

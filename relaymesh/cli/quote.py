@@ -4,13 +4,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import NOT_SERVED, AuctionOption, MaximumOption, ModelOption, OutputOption, PromptArgument
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
+    from relaymesh.market.bids import Way
     from relaymesh.market.selection import Choice
     from relaymesh.protocol.quote import Quote
     from relaymesh.roles.buying import Wanted
@@ -23,16 +24,22 @@ def quote(
     model: ModelOption = None,
     max_msat: MaximumOption = None,
     output_tokens: OutputOption = None,
+    auction: AuctionOption = None,
     relay: RelayOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the best nodes for binding quotes; they learn the job's size, not the prompt."""
+    """Ask the best nodes for binding quotes; they learn the job's size, not the prompt.
+
+    With --auction everybody may bid, and everybody may read the job's size and the budget.
+    """
 
     from relaymesh.cli.buying import read_prompt, wanted_chat
     from relaymesh.cli.settings_source import load_settings
 
-    settings = load_settings(config, {"network": {"relays": relay or None}})
+    settings = load_settings(
+        config, {"network": {"relays": relay or None}, "client": {"way": "open" if auction else None}}
+    )
     text = read_prompt(prompt)
     wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
 
@@ -57,7 +64,12 @@ async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
         selection = await market.wait_for_choice(wanted.to_request(), settings.client.discovery_seconds)
         if not market.is_in_view:
             raise RelayError(market.unreachable)
-        collected = await collect_quotes(relays, market.clock, selection) if selection.chosen else None
+        way: Way = "open" if settings.client.way == "open" else "directed"
+        collected = (
+            await collect_quotes(relays, market.clock, selection, way=way, standings=market.standings)
+            if selection.chosen
+            else None
+        )
     explanation = explain(selection)
     return {
         "quotes": [_describe(choice, quote) for choice, quote in (collected.quotes if collected else ())],

@@ -119,7 +119,9 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             payment_policy=policy,
         )
         chosen = ClientSettings(
-            candidates=settings.client.candidates, discovery_seconds=settings.client.discovery_seconds
+            candidates=settings.client.candidates,
+            discovery_seconds=settings.client.discovery_seconds,
+            way=None if settings.client.way == "auto" else settings.client.way,
         )
         dialer = WebSocketDialer(allow_private=settings.network.allow_private)
         yield await stack.enter_async_context(Client(relays, dialer, tools, chosen))

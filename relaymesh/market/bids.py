@@ -6,12 +6,12 @@ be. Of several the scheduler chooses, by the prices that were quoted instead of 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, select
-from relaymesh.market.standing import Standings
+from relaymesh.market.standing import MILLI, UNKNOWN, Standings
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.offer import Offer, PriceRow
 from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote
@@ -19,6 +19,12 @@ from relaymesh.units import Moment, Timestamp
 
 Way = Literal["directed", "open", "posted"]
 """How a session is asked for: quotes of the best nodes, an auction, or the posted price of the best one."""
+
+
+KNOWN_SUCCESSES_MILLI: Final = 1_000
+"""So many jobs, in thousandths, that ended well make a node known."""
+TOLERATED_FAILURES: Final = 10
+"""One failure in so many jobs that ended well leaves it known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,26 @@ class Bid:
     event: VerifiedEvent
     quote: Quote
     term: int
+
+
+def choose_way(selection: Selection, standings: Standings) -> Way:
+    """How to ask where nobody says how: at the posted price if the best node is known and clearly the best.
+
+    What a posted price gives up is to hear first whether the node has room, and what others would say. That is worth
+    little with a node that has served well, where none of another comes near.
+    """
+    if not selection.chosen:
+        return "directed"
+    best, policy = selection.chosen[0], selection.policy
+    standing = standings.get(best.candidate.offer.node, UNKNOWN)
+    is_known = (
+        standing.successes_milli >= KNOWN_SUCCESSES_MILLI
+        and standing.failures_milli * TOLERATED_FAILURES <= standing.successes_milli
+    )
+    near = best.cost_msat * (MILLI + policy.margin_milli) // MILLI + policy.margin_msat
+    rivals = [each for each in eligible_choices(selection) if each.candidate.offer.node != best.candidate.offer.node]
+    is_clear = all(each.cost_msat > near for each in rivals)
+    return "posted" if is_known and is_clear else "directed"
 
 
 @dataclass(frozen=True, slots=True)

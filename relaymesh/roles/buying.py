@@ -9,28 +9,33 @@ from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import Final, Protocol
 
+import anyio
+
 from relaymesh.errors import UsageError
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived
 from relaymesh.machines.records import JobState
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.explanation import explain
+from relaymesh.market.pricing import price_ceiling
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import JobOrder, SessionContract
 from relaymesh.protocol.fields import JobType, Order
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.quote import JobShape
-from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import OpenSession
-from relaymesh.units import AmountMsat
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 BYTES_PER_TOKEN: Final = 2
 """A low guess, so that an estimate in tokens is rather too high."""
 LONGEST_TOKEN_BYTES: Final = 8
 """A high guess, so that the bytes foreseen for so many tokens suffice."""
 ATTEMPTS: Final = 3
+LONGEST_RETRY_MS: Final = 10_000
+"""Whoever is busy for longer than this is not waited for."""
 MAXIMUM_BODY_BYTES: Final = 1_900_000
 """What fits a session's parts, escaping included."""
 
@@ -134,12 +139,26 @@ class Bought:
 
 @dataclass(slots=True)
 class _Attempts:
+    """Who was tried and did not serve; who was only busy may be tried again when he said, if nobody else is left."""
+
     ignored: set[PublicKey] = field(default_factory=set)
     tried: list[tuple[PublicKey, str]] = field(default_factory=list)
+    busy: dict[PublicKey, int] = field(default_factory=dict)
 
-    def note(self, node: PublicKey, reason: str) -> None:
+    def note(self, node: PublicKey, refusal: Refusal) -> None:
         self.ignored.add(node)
-        self.tried.append((node, reason))
+        self.tried.append((node, refusal.to_wire()))
+        if refusal.code is RefusalCode.BUSY and refusal.retry_in_ms is not None:
+            self.busy[node] = refusal.retry_in_ms
+
+    async def wait_for_room(self, selection: Selection) -> None:
+        """Where everybody was tried, wait until the first of the busy ones has room again, if that is soon."""
+        known = {choice.candidate.offer.node for choice in (*selection.chosen, *selection.runners_up)}
+        soon = [retry_in_ms for retry_in_ms in self.busy.values() if retry_in_ms <= LONGEST_RETRY_MS]
+        if known <= self.ignored and soon:
+            await anyio.sleep(min(soon) / MILLISECONDS_PER_SECOND)
+            self.ignored -= self.busy.keys()
+            self.busy.clear()
 
 
 async def buy(
@@ -159,7 +178,7 @@ async def buy(
         raise UsageError(f"a job's body must be at most {MAXIMUM_BODY_BYTES} bytes, this one has {size}; shorten it")
     watching = watcher or SilentWatcher()
     attempts = _Attempts()
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         request = replace(wanted, ignore=wanted.ignore | attempts.ignored).to_request()
         selection = await client.wait_for_choice(request)
         watching.chose(selection)
@@ -170,12 +189,14 @@ async def buy(
         session = await client.open_session(selection, watching.quoted)
         if isinstance(session, OpeningFailed):
             for node, refusal in session.refusals:
-                attempts.note(node, refusal.to_wire())
-            continue
-        watching.opened(session.contract)
-        bought = await _run(session, wanted, deliver, attempts)
-        if bought is not None:
-            return bought
+                attempts.note(node, refusal)
+        else:
+            watching.opened(session.contract)
+            bought = await _run(session, wanted, deliver, attempts)
+            if bought is not None:
+                return bought
+        if attempt + 1 < ATTEMPTS:
+            await attempts.wait_for_room(selection)
     return Bought(None, None, attempts.tried[-1][1], tuple(attempts.tried))
 
 
@@ -184,15 +205,18 @@ async def _run(
 ) -> Bought | None:
     """Run the job in an open session; None when another node may be tried without paying twice."""
     contract = session.contract
-    limit = contract.quote.max_msat if contract.quote.max_msat is not None else wanted.maximum_msat
-    order = wanted.to_order(contract.quote.row, AmountMsat(min(limit, wanted.maximum_msat)))
+    limit = contract.quote.max_msat
+    if limit is None:  # at a posted price nobody has said it, so it is reckoned as the node would have done
+        limit = price_ceiling(contract.quote.row, wanted.to_request().shape, wanted.maximum_msat)
+    maximum_msat = wanted.maximum_msat if limit is None else min(limit, wanted.maximum_msat)
+    order = wanted.to_order(contract.quote.row, maximum_msat)
     try:
         plan = session.price(order)
         if isinstance(plan, Refusal):
-            attempts.note(contract.node, plan.to_wire())
+            attempts.note(contract.node, plan)
             return None
         if session.is_closed:
-            attempts.note(contract.node, session.close_reason)
+            attempts.note(contract.node, refuse(RefusalCode.CANCELLED, session.close_reason))
             return None
         async with session.start_job(order, plan) as job:
             async for data in job.outputs():
@@ -205,6 +229,6 @@ async def _run(
     reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
     is_untouched = not outcome.observation.outputs and not outcome.committed_msat
     if outcome.state is JobState.FAILED and is_untouched and outcome.refusal and outcome.refusal.is_retryable:
-        attempts.note(contract.node, reason)
+        attempts.note(contract.node, outcome.refusal)
         return None
     return Bought(outcome, contract, reason, tuple(attempts.tried))

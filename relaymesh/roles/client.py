@@ -15,6 +15,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.client_session import ClientSession
 from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, SessionAgreed
 from relaymesh.machines.session_interface import SessionSettings
+from relaymesh.market.bids import Way, choose_way
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
@@ -37,10 +38,12 @@ class ClientSettings:
     Args:
         candidates: How many nodes are asked for a quote.
         discovery_seconds: How long to wait for a node that can serve, when none is in view yet.
+        way: How a session is asked for; None lets what is known about the best node decide.
     """
 
     candidates: int = 3
     discovery_seconds: float = 5.0
+    way: Way | None = None
     opening: OpeningSettings = field(default_factory=OpeningSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
 
@@ -86,7 +89,7 @@ class Client:
     async def open_session(
         self, selection: Selection, on_quote: QuoteWatcher | None = None, key: KeyPair | None = None
     ) -> OpenSession | OpeningFailed:
-        """Ask the chosen nodes for quotes, take the best, shake hands, connect.
+        """Ask for quotes, for bids or for the posted price, take the best, shake hands, connect.
 
         Args:
             selection: Whom to ask.
@@ -95,6 +98,7 @@ class Client:
         """
         key = key or KeyPair.generate()
         ephemeral = KeyPair.generate()
+        standings = self.market.standings
         with Contained("negotiation"):
             result = await negotiate(
                 self._relays,
@@ -104,6 +108,8 @@ class Client:
                 ephemeral.public_key,
                 settings=self._settings.opening,
                 on_quote=on_quote,
+                way=self._settings.way or choose_way(selection, standings),
+                standings=standings,
             )
             if isinstance(result, SessionAgreed):
                 return await self._connect(result, key, ephemeral)

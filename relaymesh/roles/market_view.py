@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.selection import Selection, select
+from relaymesh.market.standing import NOBODY_KNOWN, Standings
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.relays import Delivered, Delivery, Relays
@@ -28,6 +29,7 @@ class MarketView:
         self.directory = Directory()
         self.clock = clock
         self._relays, self._candidates = relays, candidates
+        self.standings: Standings = NOBODY_KNOWN
         self._changed = anyio.Event()
         self._complete: set[str] = set()
         self._tasks: TaskGroup | None = None
@@ -86,7 +88,7 @@ class MarketView:
         now = self.clock().timestamp
         candidates = self.directory.candidates(None, request.job_type, now)
         chosen_seed = seed if seed is not None else token_bytes(32)
-        return select(candidates, request, seed=chosen_seed, count=self._candidates, now=now)
+        return select(candidates, request, seed=chosen_seed, count=self._candidates, now=now, standings=self.standings)
 
     async def wait_for_choice(self, request: BuyerRequest, seconds: float) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""

@@ -23,7 +23,9 @@ from relaymesh.machines.opening_events import (
     RelayAnswered,
     SessionAgreed,
 )
+from relaymesh.market.bids import Way
 from relaymesh.market.selection import Selection
+from relaymesh.market.standing import NOBODY_KNOWN, Standings
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
@@ -37,10 +39,19 @@ QuoteWatcher = Callable[[QuoteArrived], None]
 NegotiationEnd = SessionAgreed | OpeningFailed | QuotesCollected
 
 
-async def collect_quotes(relays: Relays, clock: Clock, selection: Selection) -> QuotesCollected:
-    """Ask the chosen nodes for quotes, under a key made for this alone, and leave it at that."""
+async def collect_quotes(
+    relays: Relays,
+    clock: Clock,
+    selection: Selection,
+    *,
+    way: Way = "directed",
+    standings: Standings = NOBODY_KNOWN,
+) -> QuotesCollected:
+    """Ask the chosen nodes for quotes, or everybody for bids, under a key made for this alone, and leave it at that."""
     key = KeyPair.generate()
-    result = await negotiate(relays, clock, selection, key, key.public_key, wants_session=False)
+    result = await negotiate(
+        relays, clock, selection, key, key.public_key, wants_session=False, way=way, standings=standings
+    )
     assert isinstance(result, QuotesCollected)
     return result
 
@@ -55,6 +66,8 @@ async def negotiate(
     settings: OpeningSettings | None = None,
     on_quote: QuoteWatcher | None = None,
     wants_session: bool = True,
+    way: Way = "directed",
+    standings: Standings = NOBODY_KNOWN,
 ) -> NegotiationEnd:
     """Drive an `Opening` to its last effect.
 
@@ -63,6 +76,8 @@ async def negotiate(
         ephemeral_key: The client's x-only key for the session to come.
         on_quote: Told of every quote and refusal as it arrives.
         wants_session: False asks for quotes only.
+        way: How to ask.
+        standings: What is known about the nodes, for the choice among their quotes.
     """
     machine = Opening(
         selection,
@@ -73,6 +88,8 @@ async def negotiate(
         entropy=Entropy(token_bytes(32)),
         settings=settings,
         wants_session=wants_session,
+        way=way,
+        standings=standings,
     )
     run = _Run(relays, machine, clock, on_quote)
     return await run.converse(Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),)))

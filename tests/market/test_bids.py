@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.market.bids import Bid, find_choice, find_offered_row, find_term, rank_bids
+from relaymesh.market.bids import Bid, choose_way, find_choice, find_offered_row, find_term, rank_bids
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.pricing import cost
 from relaymesh.market.selection import Selection, select
-from relaymesh.market.standing import NOBODY_KNOWN
+from relaymesh.market.standing import NOBODY_KNOWN, Standing, Standings
 from relaymesh.nostr.event import UnsignedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.offer import PriceRow
@@ -87,3 +87,21 @@ def test_a_bid_whose_node_seems_gone_by_now_comes_last_and_is_not_lost() -> None
     bids = [bid(selection, gone), bid(selection, here)]
     bids[0] = Bid(type(bids[0].choice)(later, 1, AmountMsat(2_000), ""), bids[0].event, bids[0].quote, 0)
     assert [each.choice.candidate for each in rank_bids(bids, selection, NOBODY_KNOWN, NOW)] == [here, later]
+
+
+def known(one: Candidate, successes_milli: int = 5_000, failures_milli: int = 0) -> Standings:
+    return {one.offer.node: Standing(successes_milli=successes_milli, failures_milli=failures_milli)}
+
+
+def test_a_posted_price_is_for_the_best_node_where_it_is_known_and_clearly_the_best() -> None:
+    best, other, rival = (
+        candidate(number, minimum_msat=price) for number, price in ((1, 2_000), (2, 9_000), (3, 2_001))
+    )
+    assert choose_way(selection_of(best, other), known(best)) == "posted"
+    assert choose_way(selection_of(best), known(best)) == "posted"
+    assert choose_way(selection_of(best, other), {}) == "directed", "nobody knows it"
+    assert choose_way(selection_of(best, other), known(best, 999)) == "directed", "hardly anybody knows it"
+    assert choose_way(selection_of(best, other), known(best, 5_000, 501)) == "directed", "it is known to fail"
+    assert choose_way(selection_of(best, other), known(other)) == "directed", "another is known"
+    assert choose_way(selection_of(best, rival, count=1), known(best)) == "directed", "another comes near"
+    assert choose_way(selection_of(candidate(1, free=0)), {}) == "directed"
