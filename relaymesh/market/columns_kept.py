@@ -1,9 +1,10 @@
 """The columns that a directory keeps up to date: those of the parts of the market in which somebody chooses."""
 
 from collections.abc import Callable, Iterable
+from types import MappingProxyType
 
 from relaymesh.market.columns import MarketColumns, Recall
-from relaymesh.market.standing import UNKNOWN, Standing
+from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.market.state import LookupKey, State, offer_key
 from relaymesh.market.state_memory import Entry
 from relaymesh.nostr.event import PublicKey
@@ -61,6 +62,11 @@ class KeptColumns:
     def status_ended(self, node: PublicKey) -> None:
         """Nothing was heard of a node lately."""
         self._tell(node, lambda columns: columns.set_status(node, None))
+
+    @property
+    def standings(self) -> Standings:
+        """What is known about nodes, of whom anything is."""
+        return MappingProxyType(self._standings)
 
     def standing(self, node: PublicKey) -> Standing:
         """What is known about a node."""

@@ -16,7 +16,7 @@ from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.expiry import ExpiryIndex
 from relaymesh.market.policy import CHEAPEST, Policy
 from relaymesh.market.selection import Selection
-from relaymesh.market.standing import Standing
+from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.market.state import (
     ALL_OFFERS,
     ALL_ROUTERS,
@@ -113,7 +113,7 @@ class Directory:
         Returns:
             Whether the market changed. An event that is ignored is counted by its reason in `ignored`.
         """
-        self._expire(now)
+        self.expire(now)
         if self.carried(event.id, relay_url):
             return False
         state = read_state(event, now)
@@ -140,32 +140,32 @@ class Directory:
 
     def offers(self, now: Timestamp) -> tuple[SignedOffer, ...]:
         """All live offers."""
-        self._expire(now)
+        self.expire(now)
         return tuple(self._recall(entry, SignedOffer) for entry in self._bucket(ALL_OFFERS))
 
     def status(self, node: PublicKey, now: Timestamp) -> SignedStatus | None:
         """The node's live status, if any."""
-        self._expire(now)
+        self.expire(now)
         return self._live_status(node)
 
     def manifest(self, author: PublicKey, label: str, now: Timestamp) -> SignedManifest | None:
         """What a node says about the machine behind this label, if anything."""
-        self._expire(now)
+        self.expire(now)
         return self._find((author, Kind.MANIFEST, label), SignedManifest)
 
     def routers(self, now: Timestamp) -> tuple[SignedRouterAnnouncement, ...]:
         """All live router announcements."""
-        self._expire(now)
+        self.expire(now)
         return tuple(self._recall(entry, SignedRouterAnnouncement) for entry in self._bucket(ALL_ROUTERS))
 
     def assertions(self, subject: PublicKey, now: Timestamp) -> tuple[SignedAssertion, ...]:
         """What others assert about a key; costs what it returns."""
-        self._expire(now)
+        self.expire(now)
         return tuple(self._recall(entry, SignedAssertion) for entry in self._bucket(subject_key(subject)))
 
     def candidates(self, model: str | None, job_type: JobType, now: Timestamp) -> tuple[Candidate, ...]:
         """Every live price for this model (None for any) and job type, statuses joined; costs what it returns."""
-        self._expire(now)
+        self.expire(now)
         return tuple(
             Candidate(offer, row, self._live_status(offer.node))
             for offer in self._offers_for(model, job_type)
@@ -175,12 +175,17 @@ class Directory:
 
     def considered_ids(self, model: str | None, job_type: JobType, now: Timestamp) -> Iterator[EventId]:
         """The live offers that `select` looks at for this model and job type, and the live statuses of their nodes."""
-        self._expire(now)
+        self.expire(now)
         for entry in self._bucket(offer_key(self._looked_at(model, job_type), job_type)):
             yield entry.event_id
             status = self._entries.get((entry.address[0], Kind.STATUS, STATUS_LABEL))
             if status is not None:
                 yield status.event_id
+
+    def address_of(self, event_id: EventId) -> Address | None:
+        """Where this event stands; None if it is not live here."""
+        entry = self._by_event.get(event_id)
+        return None if entry is None else entry.address
 
     def relays_of(self, event_id: EventId) -> tuple[str, ...]:
         """Which relays carried this live event, in the order in which they did."""
@@ -196,7 +201,7 @@ class Directory:
         Among those of the model that is asked for; where nobody offers that, among all of the job type, so that it can
         be told.
         """
-        self._expire(now)
+        self.expire(now)
         columns = self._columns.columns_for(self._looked_at(request.model, request.job_type), request.job_type)
         return columns.select(request, seed=seed, count=count, now=now, policy=policy)
 
@@ -207,6 +212,26 @@ class Directory:
     def set_standing(self, node: PublicKey, standing: Standing) -> None:
         """Note what is now known about a node, for every choice from now on."""
         self._columns.set_standing(node, standing)
+
+    @property
+    def standings(self) -> Standings:
+        """What is known about nodes, of whom anything is."""
+        return self._columns.standings
+
+    def set_standings(self, standings: Standings) -> None:
+        """Note what is now known about all nodes: nothing of those that are not in it."""
+        for node in tuple(self.standings):
+            if node not in standings:
+                self.set_standing(node, UNKNOWN)
+        for node, standing in standings.items():
+            if standing != self.standing(node):
+                self.set_standing(node, standing)
+
+    def expire(self, now: Timestamp) -> None:
+        """Let go of what has ended; every question to the directory does so by itself."""
+        for entry in self._expiry.pop_ended(now):
+            self._remember(entry.address, entry.sequence, unpack(entry.packed))
+            self._remove(entry)
 
     # ── looking up ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -337,11 +362,6 @@ class Directory:
         author, kind, _ = address
         _add(self._held, (author, kind), change)
         _add(self._authors, author, change)
-
-    def _expire(self, now: Timestamp) -> None:
-        for entry in self._expiry.pop_ended(now):
-            self._remember(entry.address, entry.sequence, unpack(entry.packed))
-            self._remove(entry)
 
     def _remember(self, address: Address, sequence: int, event: VerifiedEvent) -> None:
         self._remembered[address] = (sequence, _digest(event))

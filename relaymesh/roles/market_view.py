@@ -9,29 +9,45 @@ from anyio.abc import TaskGroup
 
 from relaymesh.market.directory import Directory
 from relaymesh.market.eligibility import BuyerRequest
-from relaymesh.market.selection import Selection, select
-from relaymesh.market.standing import NOBODY_KNOWN, Standings
+from relaymesh.market.omissions import Omissions, RelayReport
+from relaymesh.market.selection import Selection
+from relaymesh.market.standing import Standings
+from relaymesh.market.state import STATE_KINDS, Address
+from relaymesh.nostr.event import EventId
 from relaymesh.nostr.filters import Filter
-from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.relays import Delivered, Delivery, Relays
+from relaymesh.ports.relays import Carried, Delivered, Delivery, RelayGone, Relays, StoredEventsEnd
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.roles.clock_check import check_clock
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
+from relaymesh.roles.paging import page_back
+from relaymesh.units import Timestamp
 
-MARKET_FILTER: Final = Filter(kinds=(Kind.OFFER, Kind.STATUS), tags=(("t", (TOPIC,)),))
+MARKET_FILTER: Final = Filter(kinds=tuple(STATE_KINDS), tags=(("t", (TOPIC,)),))
+"""All live state of the market (RM-01, "Relays")."""
 
 
 class MarketView:
-    """`async with` it: one standing subscription over all relays feeds the directory until the block ends."""
+    """`async with` it: one standing subscription over all relays feeds the directory until the block ends.
+
+    What a relay stores beyond one answer is fetched page by page. Which relay carries what, and which withholds what
+    others deliver, is noted on the way.
+
+    Args:
+        relays: Where the market is.
+        clock: What time it is.
+        candidates: How many nodes a choice is made of.
+    """
 
     def __init__(self, relays: Relays, clock: Clock, candidates: int = 3) -> None:
         self.directory = Directory()
         self.clock = clock
         self._relays, self._candidates = relays, candidates
-        self.standings: Standings = NOBODY_KNOWN
+        self._omissions: Omissions[Address] = Omissions()
         self._changed = anyio.Event()
         self._complete: set[str] = set()
+        self._oldest: dict[str, Timestamp] = {}
+        self._paging: dict[str, anyio.CancelScope] = {}
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -78,6 +94,26 @@ class MarketView:
         """Wait until an offer or a status changes, comes or goes; has no deadline, since a market may stand still."""
         await self._changed.wait()
 
+    @property
+    def standings(self) -> Standings:
+        """What is known about nodes beyond their own words; set it anew for every choice from then on."""
+        return self.directory.standings
+
+    @standings.setter
+    def standings(self, standings: Standings) -> None:
+        self.directory.set_standings(standings)
+
+    def relay_reports(self) -> tuple[RelayReport[Address], ...]:
+        """How each relay has kept to what it is there for: what it delivered, and what it withholds now."""
+        now = self.clock().timestamp
+        self.directory.expire(now)
+        self._omissions.judge(now)
+        for report in self._omissions.reports():
+            for address, event_id in report.missing:
+                if self.directory.address_of(event_id) is None:
+                    self._omissions.replaced(address)  # it has ended by itself, which no event tells
+        return self._omissions.reports()
+
     def select(self, request: BuyerRequest, seed: bytes | None = None) -> Selection:
         """Choose among the nodes now in view, with a reason for everyone left out.
 
@@ -85,32 +121,87 @@ class MarketView:
             UsageError: Our clock is not the relays': it would make every choice and every request a wrong one.
         """
         check_clock(self._relays.clock_offsets)
-        now = self.clock().timestamp
-        candidates = self.directory.candidates(None, request.job_type, now)
         chosen_seed = seed if seed is not None else token_bytes(32)
-        return select(candidates, request, seed=chosen_seed, count=self._candidates, now=now, standings=self.standings)
+        return self.directory.select(request, seed=chosen_seed, count=self._candidates, now=self.clock().timestamp)
 
     async def wait_for_choice(self, request: BuyerRequest, seconds: float) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""
         with anyio.move_on_after(seconds):
             while True:
-                selection = self.select(request)
-                if selection.chosen and self.is_complete:
+                if self.is_complete and (selection := self.select(request)).chosen:
                     return selection
                 await self._changed.wait()
         return self.select(request)
 
     async def _follow(self) -> None:
-        async with self._relays.subscribe((MARKET_FILTER,)) as deliveries:
+        async with self._relays.subscribe((MARKET_FILTER,), with_carriers=True) as deliveries:
             async for delivery in deliveries:
                 with Contained("market"):
                     self._take(delivery)
 
     def _take(self, delivery: Delivery) -> None:
-        if isinstance(delivery, Delivered):
-            if not self.directory.apply(delivery.event, delivery.relay_url, self.clock().timestamp):
-                return
+        match delivery:
+            case Delivered(url, event):
+                self._reached_back(url, event.created_at)
+                self._deliver(delivery)
+            case Carried(url, event_id, created_at):
+                self._reached_back(url, created_at)
+                if self.directory.carried(event_id, url):
+                    self._note_carrier(url, event_id)
+            case StoredEventsEnd(url, is_everything):
+                self._omissions.relay_complete(url, self.clock().timestamp)
+                self._fetch_the_rest(url, is_everything)
+            case RelayGone(url):
+                self._omissions.relay_gone(url)
+                self._oldest.pop(url, None)
+                self._stop_paging(url)
+
+    def _reached_back(self, url: str, created_at: Timestamp) -> None:
+        self._oldest[url] = min(self._oldest.get(url, created_at), created_at)
+
+    def _deliver(self, delivered: Delivered) -> None:
+        """One event from one relay, however it came."""
+        url, event = delivered.relay_url, delivered.event
+        now = self.clock().timestamp
+        if self.directory.apply(event, url, now):
+            address = self.directory.address_of(event.id)
+            if address is not None:
+                self._omissions.placed(url, address, event.id, event.created_at, now)
+            self._tell()
         else:
-            self._complete.add(delivery.relay_url)
+            self._note_carrier(url, event.id)
+
+    def _note_carrier(self, url: str, event_id: EventId) -> None:
+        address = self.directory.address_of(event_id)
+        if address is not None:
+            self._omissions.carried(url, address, event_id, self.clock().timestamp)
+
+    def _fetch_the_rest(self, url: str, is_everything: bool | None) -> None:
+        """A relay has ended its first answer; whether or not it could say all in one, it will have said all."""
+        self._stop_paging(url)
+        until = self._oldest.get(url)
+        if is_everything or until is None:
+            self._is_complete_now(url)
+            return
+        assert self._tasks is not None  # or nobody would be followed
+        scope = self._paging[url] = anyio.CancelScope()
+        self._tasks.start_soon(self._page, url, until, scope)
+
+    def _stop_paging(self, url: str) -> None:
+        scope = self._paging.pop(url, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _page(self, url: str, until: Timestamp, scope: anyio.CancelScope) -> None:
+        with scope, Contained("market"):
+            await page_back(self._relays, url, MARKET_FILTER, until, self._deliver)
+        if not scope.cancelled_caught:
+            self._is_complete_now(url)
+
+    def _is_complete_now(self, url: str) -> None:
+        self._complete.add(url)
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
