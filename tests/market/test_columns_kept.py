@@ -70,3 +70,11 @@ def test_after_any_sequence_of_events_the_fast_choice_is_the_reference_s(steps: 
             standings={node(number): directory.standing(node(number)) for number in range(1, 3)},
         )
         assert directory.select(request, seed=b"seed", count=2, now=Timestamp(now)) == expected
+
+
+def test_standings_set_anew_replace_all_that_was_known() -> None:
+    directory = Directory()
+    directory.set_standings({node(1): Standing(trust_milli=1), node(2): Standing(trust_milli=2)})
+    directory.set_standings({node(2): Standing(trust_milli=3), node(3): UNKNOWN})
+    assert directory.standings == {node(2): Standing(trust_milli=3)}
+    assert directory.standing(node(1)) == UNKNOWN
