@@ -84,9 +84,9 @@ class Routing:
         """Begin with a full allowance."""
         self._allowance.start(now)
 
-    def asserted(self, node: PublicKey, assertion_id: EventId) -> None:
+    def asserted(self, node: PublicKey, assertion: VerifiedEvent) -> None:
         """Cite this assertion of ours whenever the node is ranked from now on."""
-        self._ranker.assertions[node] = assertion_id
+        self._ranker.assertions[node] = assertion
 
     def receive(self, message: RoutingInput, now: Moment) -> None:
         """Answer a request, with a ranking, with a refusal, or not at all where nothing is owed."""
@@ -203,18 +203,18 @@ class Routing:
             self._effects.append(PublishAnswer(stored.event, relay_urls))
 
     def _rank(self, request: _Request, now: Moment) -> None:
-        ranking, choices = self._ranker.rank(
+        ranked = self._ranker.rank(
             buyer_request(request.wanted, request.inner),
             request.event.id,
             policy=request.policy,
             asks=request.asks,
             now=now.timestamp,
         )
-        self._reply(request.event, ranking, request.relay_urls, now)
-        for choice in choices:
+        self._reply(request.event, ranked.ranking, request.relay_urls, now)
+        for choice in ranked.asked:
             self._pass_on(request, choice, now)
-        if ranking.cited_ids:
-            self._effects.append(Cite(ranking.cited_ids))
+        if ranked.cited:
+            self._effects.append(Cite(ranked.cited))
 
     def _pass_on(self, request: _Request, choice: Choice, now: Moment) -> None:
         """A 28770 of our own to one node, with the client's inside: the node answers the client."""

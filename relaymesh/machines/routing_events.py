@@ -71,7 +71,7 @@ class AskNode:
 class Cite:
     """Effect: serve these events to whoever asks for them by id, for a day."""
 
-    event_ids: tuple[EventId, ...]
+    events: tuple[VerifiedEvent, ...]
 
 
 @dataclass(frozen=True, slots=True)

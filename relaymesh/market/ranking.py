@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from relaymesh.market.candidate import Candidate
@@ -82,6 +83,21 @@ def buyer_request(request: RequestedJob, inner: VerifiedEvent) -> BuyerRequest:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What came of ranking.
+
+    Args:
+        ranking: What the client is told.
+        asked: The choices that its request is passed on to.
+        cited: The events that the ranking rests on.
+    """
+
+    ranking: Ranking
+    asked: tuple[Choice, ...]
+    cited: tuple[VerifiedEvent, ...]
+
+
 class Ranker:
     """Ranks a market under one router's key.
 
@@ -94,12 +110,10 @@ class Ranker:
     """
 
     def __init__(self, market: RankedMarket, router: PublicKey) -> None:
-        self.assertions: dict[PublicKey, EventId] = {}
+        self.assertions: dict[PublicKey, VerifiedEvent] = {}
         self._market, self._router, self._digests = market, router, RegistryDigests(market)
 
-    def rank(
-        self, request: BuyerRequest, request_id: EventId, *, policy: Policy, asks: int, now: Timestamp
-    ) -> tuple[Ranking, tuple[Choice, ...]]:
+    def rank(self, request: BuyerRequest, request_id: EventId, *, policy: Policy, asks: int, now: Timestamp) -> Ranked:
         """Rank the market for one request.
 
         A router does no proof of work: a node that wants some is ranked, and the client asks it itself.
@@ -107,9 +121,6 @@ class Ranker:
         Args:
             request_id: The 28770 that is answered.
             asks: How many of the best nodes the request is passed on to.
-
-        Returns:
-            The ranking, and the choices that are asked.
         """
         seed = ranking_seed(request_id, self._router)
         selection = self._market.select(request, seed=seed, count=MAXIMUM_RANKED, now=now, policy=policy)
@@ -126,12 +137,24 @@ class Ranker:
             seed=seed.hex(),
             registry_digest=self._digests.digest(request.model, request.job_type, now),
         )
-        return _shorten(ranking), asked
+        return Ranked(_shorten(ranking), asked, self._cited(selection))
 
     def _rows(self, selection: Selection, asked: tuple[Choice, ...]) -> tuple[RankedRow, ...]:
         rows = [self._rank_choice(choice, choice in asked) for choice in selection.chosen]
         excluded = selection.excluded[: MAXIMUM_RANKED - len(rows)]
         return (*rows, *map(self._rank_exclusion, excluded))
+
+    def _cited(self, selection: Selection) -> tuple[VerifiedEvent, ...]:
+        candidates = [choice.candidate for choice in selection.chosen]
+        candidates += [each.candidate for each in selection.excluded[: MAXIMUM_RANKED - len(candidates)]]
+        cited: dict[EventId, VerifiedEvent] = {}
+        for candidate in candidates:
+            offer, status = candidate.offer, candidate.status
+            assertion = self.assertions.get(offer.node)
+            for event in (offer.event, None if status is None else status.event, assertion):
+                if event is not None:
+                    cited[event.id] = event
+        return tuple(cited.values())
 
     def _rank_choice(self, choice: Choice, asked: bool) -> RankedRow:
         return RankedRow(
@@ -146,14 +169,14 @@ class Ranker:
         return RankedRow(**self._cite(exclusion.candidate), terms={}, excluded=exclusion.reason.value)
 
     def _cite(self, candidate: Candidate) -> dict[str, Any]:
-        offer, status = candidate.offer, candidate.status
+        offer, status, assertion = candidate.offer, candidate.status, self.assertions.get(candidate.offer.node)
         return {
             "offer_address": offer.address,
             "offer_id": offer.event.id,
             "row": place_of(candidate),
             "status_id": None if status is None else status.event.id,
             "standing": state_standing(self._market.standing(offer.node)),
-            "assertion_id": self.assertions.get(offer.node),
+            "assertion_id": None if assertion is None else assertion.id,
         }
 
 

@@ -52,7 +52,7 @@ def test_the_same_request_is_ranked_the_same_and_another_router_draws_otherwise(
         for event in (signed_offer(node(number)).event, signed_status(node(number)).event):
             assert directory.apply(event, "ws://one.test", NOW)
     rankings = [
-        Ranker(directory, router).rank(buyer_request(), REQUEST_ID, policy=CHEAPEST, asks=3, now=NOW)[0]
+        Ranker(directory, router).rank(buyer_request(), REQUEST_ID, policy=CHEAPEST, asks=3, now=NOW).ranking
         for router in (ROUTER, ROUTER, PublicKey("7d" * 32))
     ]
     assert rankings[0] == rankings[1]
@@ -67,9 +67,10 @@ def test_a_ranking_fits_one_message_whatever_is_known(nodes: int, standing: Stan
     ranker = Ranker(directory, ROUTER)
     for number in range(1, nodes + 1):
         directory.set_standing(node(number), standing)
-        ranker.assertions[node(number)] = EventId("cd" * 32)
-    ranking, asked = ranker.rank(buyer_request(budget_msat=2**53 - 1), REQUEST_ID, policy=CHEAPEST, asks=3, now=NOW)
+        ranker.assertions[node(number)] = signed_offer(node(number), "any").event
+    ranked = ranker.rank(buyer_request(budget_msat=2**53 - 1), REQUEST_ID, policy=CHEAPEST, asks=3, now=NOW)
+    ranking = ranked.ranking
     assert len(encode_content({**ranking.to_fields(), "salt": "00" * 32}).encode()) <= MAXIMUM_PLAINTEXT_BYTES
     assert len(ranking.rows) >= min(nodes, 5) and len(ranking.rows) <= MAXIMUM_RANKED
-    assert len(asked) == sum(each.asked for each in ranking.rows)
+    assert len(ranked.asked) == sum(each.asked for each in ranking.rows)
     assert ranking.considered == nodes
