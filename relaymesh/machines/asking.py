@@ -10,8 +10,9 @@ from typing import Final
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.machine import earliest
 from relaymesh.machines.opening_events import Mine, Mined, OpeningEffect, Publish, RelayAnswered
+from relaymesh.machines.routed_call import RoutedCall
 from relaymesh.market.selection import Choice
-from relaymesh.nostr.event import EventId, Signer, UnsignedEvent, VerifiedEvent
+from relaymesh.nostr.event import EventId, PublicKey, Signer, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.codec import MarketMessage, seal_message
 from relaymesh.protocol.open_request import build_open_request
 from relaymesh.protocol.quote import OpenRequest
@@ -45,12 +46,19 @@ class Asking:
         relay_urls: The relays we listen on, best first.
         entropy: For salts and nonces.
         effects: Where what is to be done is added.
+        routed: The routers that open requests go to; None lets them go to everybody.
     """
 
     def __init__(
-        self, signer: Signer, relay_urls: tuple[str, ...], entropy: Entropy, effects: list[OpeningEffect]
+        self,
+        signer: Signer,
+        relay_urls: tuple[str, ...],
+        entropy: Entropy,
+        effects: list[OpeningEffect],
+        routed: RoutedCall | None = None,
     ) -> None:
         self._signer, self._relay_urls, self._entropy, self._effects = signer, relay_urls, entropy, effects
+        self.routed = routed
         self._limiting: set[str] = set()
         self._requests: list[Asked] = []
 
@@ -61,19 +69,11 @@ class Asking:
 
     def ask(self, message: MarketMessage, choice: Choice, answers: EventId | None, now: Moment) -> None:
         """Ask one node something, sealed to it, with the work that its offer wants."""
-        draft = seal_message(
-            message,
-            author=self._signer.public_key,
-            signer=self._signer,
-            recipient=choice.candidate.offer.node,
-            answers=answers,
-            created_at=now.timestamp,
-            entropy=self._entropy.take(64),
-        )
+        draft = self._seal(message, choice.candidate.offer.node, answers, now)
         self._begin(Asked(choice, draft=draft), draft, choice.candidate.offer.offer.pow_bits, now)
 
     def call(self, request: OpenRequest, bits: int, now: Moment) -> None:
-        """Ask everybody, readable by all."""
+        """Ask everybody, readable by all; or the routers alone, where there are some."""
         draft = build_open_request(request, self._signer.public_key, now.timestamp)
         self._begin(Asked(None, draft=draft), draft, bits, now)
 
@@ -128,14 +128,33 @@ class Asking:
 
     def _publish(self, request: Asked, event: UnsignedEvent, now: Moment) -> None:
         request.event, request.draft = self._signer.sign(event), None
+        if request.choice is None and self.routed is not None:
+            for router in self.routed.routers:
+                carrier = self._seal(self.routed.carrier(request.event), router, None, now)
+                self.routed.sent(router, self._signer.sign(carrier))
         self._send(request, now)
+
+    def _seal(
+        self, message: MarketMessage, recipient: PublicKey, answers: EventId | None, now: Moment
+    ) -> UnsignedEvent:
+        return seal_message(
+            message,
+            author=self._signer.public_key,
+            signer=self._signer,
+            recipient=recipient,
+            answers=answers,
+            created_at=now.timestamp,
+            entropy=self._entropy.take(64),
+        )
 
     def _send(self, request: Asked, now: Moment) -> None:
         assert request.event is not None
         relays = self._relays_for(request.choice)
         if request.choice is not None:
             relays = (relays[request.attempts % len(relays)],)
-        self._effects += [Publish(request.event, url) for url in relays]
+        is_routed = request.choice is None and self.routed is not None
+        events = self.routed.unanswered if is_routed and self.routed is not None else (request.event,)
+        self._effects += [Publish(event, url) for event in events for url in relays]
         pauses = RETRANSMIT_AFTER_MS
         request.resend_at = now.after_ms(pauses[request.attempts]) if request.attempts < len(pauses) else None
         request.attempts += 1

@@ -5,6 +5,7 @@ the best node for a session at its posted price, which saves a round trip. Whate
 followed by the next quote, and a posted price or an auction that comes to nothing by directed quotes.
 """
 
+from contextlib import suppress
 from enum import Enum
 from typing import Final, assert_never
 
@@ -22,8 +23,10 @@ from relaymesh.machines.opening_events import (
     QuoteArrived,
     QuotesCollected,
     RelayAnswered,
+    RoutingRequest,
     SessionAgreed,
 )
+from relaymesh.machines.routed_call import RoutedCall
 from relaymesh.market.bids import (
     Bid,
     Question,
@@ -65,6 +68,8 @@ class OpeningState(Enum):
 
 
 _S = OpeningState
+_CALLING: Final[frozenset[Way]] = frozenset({"open", "routed"})
+"""The ways that begin with an open request."""
 OPENING_TRANSITIONS: Final = TransitionTable(
     _S.READY,
     (
@@ -95,6 +100,7 @@ class Opening:
         wants_session: False asks for quotes and leaves it at that.
         way: How to ask.
         standings: What is known about the nodes, for the choice among their quotes.
+        routing: Whom to ask when the way is `routed`.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Opening:
         wants_session: bool = True,
         way: Way = "directed",
         standings: Standings = NOBODY_KNOWN,
+        routing: RoutingRequest | None = None,
     ) -> None:
         self.state = OPENING_TRANSITIONS.initial
         self._selection, self._signer, self._verify, self._ephemeral_key = selection, signer, verify, ephemeral_key
@@ -120,14 +127,15 @@ class Opening:
         self._refusals: dict[PublicKey, Refusal] = {}
         self._decide_at: Instant | None = None
         self._effects: list[OpeningEffect] = []
-        self._asking = Asking(signer, relay_urls, entropy, self._effects)
+        routed = RoutedCall(routing) if way == "routed" and routing is not None else None
+        self._asking = Asking(signer, relay_urls, entropy, self._effects, routed)
 
     def start(self, now: Moment) -> None:
         """Ask for quotes, call for bids, or ask the best node for a session at its posted price."""
         chosen = self._selection.chosen
         if not chosen or (self._way == "posted" and not self._wants_session):
             self._way = "directed"
-        if self._way == "open" and self._open_bits() > self._selection.request.maximum_pow_bits:
+        if self._way in _CALLING and self._open_bits() > self._selection.request.maximum_pow_bits:
             self._way = "directed"  # an auction takes more work than this buyer does
         if self._way == "posted":
             self._move("posted price", _S.REQUESTING)
@@ -171,7 +179,7 @@ class Opening:
 
     def _ask_for_quotes(self, now: Moment) -> None:
         self._decide_at = now.after_ms(self._settings.quote_ms)
-        if self._way == "open":
+        if self._way in _CALLING:
             wanted = self._requested_job(self._selection.chosen[0])
             self._asking.call(OpenRequest(**wanted.model_dump()), self._open_bits(), now)
             return
@@ -208,6 +216,10 @@ class Opening:
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_answer(self, event: VerifiedEvent, now: Moment) -> None:
+        routed = self._asking.routed
+        if routed is not None and routed.answers(event) and is_timely(event, now):
+            self._take_router_answer(routed, event, now)
+            return
         asked = self._asking.find(event)
         answer = self._read(event) if asked is not None and is_timely(event, now) else None
         if asked is None or asked.event is None or answer is None:
@@ -227,6 +239,11 @@ class Opening:
             case _:
                 self._take_refusal(asked.choice, _wrong("an answer of the wrong kind"), now)
 
+    def _take_router_answer(self, routed: RoutedCall, event: VerifiedEvent, now: Moment) -> None:
+        with suppress(RemoteProtocolError):  # what does not open is as if it had not come
+            self._effects.append(routed.take(event, open_message(event, self._signer)))
+            self._decide_if_called_all(now)
+
     def _read(self, event: VerifiedEvent) -> MarketMessage | Refusal | None:
         """What was answered; None if it is not for us to read: as if it had not come."""
         try:
@@ -239,15 +256,14 @@ class Opening:
         self, request_id: EventId, event: VerifiedEvent, answer: MarketMessage | Refusal, now: Moment
     ) -> None:
         """Take one bid of each node whose offer we know, so that we know what it may cost at the most."""
-        if not isinstance(answer, Quote) or any(bid.event.public_key == event.public_key for bid in self._bids):
-            return
-        choice = find_choice(self._selection, event.public_key, answer)
-        if choice is None:
-            return
-        self._note_quote(choice, request_id, event, answer, now)
-        nodes = {each.candidate.offer.node for each in eligible_choices(self._selection)}
-        if len(self._bids) >= min(self._settings.enough_bids, len(nodes)):
-            self._decide(now)
+        if self._asking.routed is not None:
+            self._asking.routed.heard_from(event.public_key)
+        is_first = not any(bid.event.public_key == event.public_key for bid in self._bids)
+        if isinstance(answer, Quote) and is_first:
+            choice = find_choice(self._selection, event.public_key, answer)
+            if choice is not None:
+                self._note_quote(choice, request_id, event, answer, now)
+        self._decide_if_called_all(now)
 
     def _note_quote(self, choice: Choice, request_id: EventId, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
         bid = self._examine(choice, request_id, event, quote, now)
@@ -257,7 +273,7 @@ class Opening:
         self._bids.append(bid)
         self._effects.append(QuoteArrived(choice, quote))
         if len(self._bids) == 1 and self._decide_at is not None:
-            patience_ms = self._settings.auction_ms if self._way == "open" else self._settings.patience_ms
+            patience_ms = self._settings.auction_ms if self._way in _CALLING else self._settings.patience_ms
             self._decide_at = min(self._decide_at, now.after_ms(patience_ms))
 
     def _examine(
@@ -286,6 +302,14 @@ class Opening:
 
     def _decide_if_complete(self, now: Moment) -> None:
         if self.state is _S.QUOTING and not self._asking.unanswered:
+            self._decide(now)
+
+    def _decide_if_called_all(self, now: Moment) -> None:
+        """An open request is over when nobody is left to bid, or enough have."""
+        nodes = {each.candidate.offer.node for each in eligible_choices(self._selection)}
+        routed = self._asking.routed
+        is_over = bool(nodes) and len(self._bids) >= min(self._settings.enough_bids, len(nodes))
+        if self.state is _S.QUOTING and (routed.is_complete if routed is not None else is_over):
             self._decide(now)
 
     def _decide(self, now: Moment) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from relaymesh.market.recomputation import SignedRanking
 from relaymesh.market.selection import Choice
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import SessionContract
@@ -102,5 +103,37 @@ class QuotesCollected:
     refusals: tuple[tuple[PublicKey, Refusal], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RoutingRequest:
+    """Which routers to ask, and for what.
+
+    Args:
+        routers: Their keys.
+        policy: The policy to rank by; None takes each router's own default.
+        asks: To how many nodes each passes the request on.
+        pays_fees: Whether somebody pays what a router wants first, so that its ranking is waited for.
+    """
+
+    routers: tuple[PublicKey, ...]
+    policy: str | None = None
+    asks: int = 3
+    pays_fees: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAnswered:
+    """Effect: a router answered, with a ranking to compute again, or with a refusal.
+
+    Args:
+        router: Who.
+        answer: What it said.
+        bolt11: The invoice to pay first, with its refusal `payment-required`; None otherwise.
+    """
+
+    router: PublicKey
+    answer: SignedRanking | Refusal
+    bolt11: str | None = None
+
+
 OpeningInput = EventArrived | RelayAnswered | Mined
-OpeningEffect = Publish | Mine | QuoteArrived | SessionAgreed | OpeningFailed | QuotesCollected
+OpeningEffect = Publish | Mine | QuoteArrived | RouterAnswered | SessionAgreed | OpeningFailed | QuotesCollected

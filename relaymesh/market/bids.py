@@ -17,8 +17,8 @@ from relaymesh.protocol.offer import Offer, PriceRow
 from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote
 from relaymesh.units import Moment, Timestamp
 
-Way = Literal["directed", "open", "posted"]
-"""How a session is asked for: quotes of the best nodes, an auction, or the posted price of the best one."""
+Way = Literal["directed", "open", "posted", "routed"]
+"""How a session is asked for: quotes of the best nodes, an auction, the posted price of the best one, or routers."""
 
 
 KNOWN_SUCCESSES_MILLI: Final = 1_000

@@ -1,6 +1,6 @@
 """What a router cites, it serves: each cited event is published once more, and stays for a day (RM-04)."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Final
 
@@ -35,7 +35,8 @@ class Citations:
     def __init__(self, key: KeyPair, relays: Relays, clock: Clock) -> None:
         self._key, self._relays, self._clock = key, relays, clock
         self._served_until: OrderedDict[EventId, Timestamp] = OrderedDict()
-        self._give, self._take = anyio.create_memory_object_stream[VerifiedEvent](MAXIMUM_WAITING)
+        self._waiting: deque[VerifiedEvent] = deque()
+        self._cited = anyio.Event()
         self.published = self.dropped = 0
 
     def cite(self, events: tuple[VerifiedEvent, ...]) -> None:
@@ -44,21 +45,24 @@ class Citations:
         for event in events:
             if self._served_until.get(event.id, 0) > now + RENEWED_BEFORE_SECONDS:
                 continue
-            try:
-                self._give.send_nowait(event)
-            except anyio.WouldBlock:
+            if len(self._waiting) >= MAXIMUM_WAITING:
                 self.dropped += 1
                 continue
+            self._waiting.append(event)
             self._served_until[event.id] = Timestamp(now + CITED_SECONDS)
             self._served_until.move_to_end(event.id)
             while len(self._served_until) > MAXIMUM_SERVED:
                 self._served_until.popitem(last=False)
+        self._cited.set()
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        async for event in self._take:
-            with Contained("citation"), suppress(RelayError):
-                await self._publish(event)
+        while True:
+            while self._waiting:
+                with Contained("citation"), suppress(RelayError):
+                    await self._publish(self._waiting.popleft())
+            self._cited = anyio.Event()
+            await self._cited.wait()  # has no deadline: nothing may be cited for as long as nobody asks
 
     async def _publish(self, event: VerifiedEvent) -> None:
         unsigned = build_citation(event, self._key.public_key, self._clock().timestamp)

@@ -21,6 +21,8 @@ from relaymesh.machines.opening_events import (
     QuoteArrived,
     QuotesCollected,
     RelayAnswered,
+    RouterAnswered,
+    RoutingRequest,
     SessionAgreed,
 )
 from relaymesh.market.bids import Way
@@ -34,8 +36,9 @@ from relaymesh.nostr.proof_of_work import MINING_BATCH, search
 from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.roles.driver import Clock, Driver
 
-ANSWER_KINDS: Final = (Kind.QUOTE, Kind.SESSION_ACCEPT, Kind.REFUSAL)
+ANSWER_KINDS: Final = (Kind.QUOTE, Kind.SESSION_ACCEPT, Kind.REFUSAL, Kind.RANKING)
 QuoteWatcher = Callable[[QuoteArrived], None]
+RouterWatcher = Callable[[RouterAnswered], None]
 NegotiationEnd = SessionAgreed | OpeningFailed | QuotesCollected
 
 
@@ -46,11 +49,22 @@ async def collect_quotes(
     *,
     way: Way = "directed",
     standings: Standings = NOBODY_KNOWN,
+    routing: RoutingRequest | None = None,
+    on_router: RouterWatcher | None = None,
 ) -> QuotesCollected:
     """Ask the chosen nodes for quotes, or everybody for bids, under a key made for this alone, and leave it at that."""
     key = KeyPair.generate()
     result = await negotiate(
-        relays, clock, selection, key, key.public_key, wants_session=False, way=way, standings=standings
+        relays,
+        clock,
+        selection,
+        key,
+        key.public_key,
+        wants_session=False,
+        way=way,
+        standings=standings,
+        routing=routing,
+        on_router=on_router,
     )
     assert isinstance(result, QuotesCollected)
     return result
@@ -68,6 +82,8 @@ async def negotiate(
     wants_session: bool = True,
     way: Way = "directed",
     standings: Standings = NOBODY_KNOWN,
+    routing: RoutingRequest | None = None,
+    on_router: RouterWatcher | None = None,
 ) -> NegotiationEnd:
     """Drive an `Opening` to its last effect.
 
@@ -78,6 +94,8 @@ async def negotiate(
         wants_session: False asks for quotes only.
         way: How to ask.
         standings: What is known about the nodes, for the choice among their quotes.
+        routing: Whom to ask when the way is `routed`.
+        on_router: Told of every router's answer as it arrives.
     """
     machine = Opening(
         selection,
@@ -90,16 +108,24 @@ async def negotiate(
         wants_session=wants_session,
         way=way,
         standings=standings,
+        routing=routing,
     )
-    run = _Run(relays, machine, clock, on_quote)
+    run = _Run(relays, machine, clock, on_quote, on_router)
     return await run.converse(Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),)))
 
 
 class _Run:
-    def __init__(self, relays: Relays, machine: Opening, clock: Clock, on_quote: QuoteWatcher | None) -> None:
+    def __init__(
+        self,
+        relays: Relays,
+        machine: Opening,
+        clock: Clock,
+        on_quote: QuoteWatcher | None,
+        on_router: RouterWatcher | None,
+    ) -> None:
         self.result: NegotiationEnd | None = None
         self.driver: Driver[OpeningInput, OpeningEffect] = Driver(machine, self._act, clock)
-        self._relays, self._on_quote = relays, on_quote
+        self._relays, self._on_quote, self._on_router = relays, on_quote, on_router
 
     async def converse(self, answers: Filter) -> NegotiationEnd:
         """Listen for answers while the machine runs."""
@@ -125,6 +151,9 @@ class _Run:
             case QuoteArrived():
                 if self._on_quote is not None:
                     self._on_quote(effect)
+            case RouterAnswered():
+                if self._on_router is not None:
+                    self._on_router(effect)
             case SessionAgreed() | OpeningFailed() | QuotesCollected():
                 self.result = effect
                 driver.stop()

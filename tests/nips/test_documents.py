@@ -22,7 +22,7 @@ DOCUMENTS = (
     "docs/decisions.md",
 )
 SPOKEN = {int(content.kind) for content in CONTENTS}
-OTHERS = {int(Kind.RELAY_LIST), int(Kind.AUTHENTICATION), int(Kind.TRUSTED_ASSERTION)}
+OTHERS = {int(Kind.GENERIC_REPOST), int(Kind.RELAY_LIST), int(Kind.AUTHENTICATION), int(Kind.TRUSTED_ASSERTION)}
 RESERVED_MESSAGES = {"QUOTE", "SEALED", "COMMITMENT"}
 
 
