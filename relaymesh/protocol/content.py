@@ -127,8 +127,13 @@ def _read_compact(data: bytes) -> dict[str, Any] | None:
 
 
 def _is_shallow(value: Any, depth: int) -> bool:
-    items = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(item, depth - 1) for item in items if isinstance(item, dict | list))
+    if depth <= 0:
+        return False
+    for item in value.values() if isinstance(value, dict) else value:  # a plain loop: every offer comes through here
+        kind = type(item)
+        if (kind is dict or kind is list) and not _is_shallow(item, depth - 1):
+            return False
+    return True
 
 
 def _check_depth(text: str) -> None:
