@@ -49,8 +49,9 @@ async def measure(runs: int, scale: Scale | None = None) -> list[Figure]:
 
 
 async def measure_openings(directory: Path, url: str, runs: int, scale: Scale) -> list[Figure]:
-    """To the first output, cold and warm; the handshake alone."""
+    """To the first output, cold by a quote and at the posted price, and warm; the handshake alone."""
     cold: list[Sample] = []
+    posted: list[Sample] = []
     warm: list[Sample] = []
     handshake: list[Sample] = []
     cryptography: list[Sample] = []
@@ -58,6 +59,7 @@ async def measure_openings(directory: Path, url: str, runs: int, scale: Scale) -
         await measure_cold(market, 2)
         for _ in range(runs):
             cold.append(await measure_cold(market, scale.openings))
+            posted.append(await measure_cold(market, scale.openings, "posted"))
             warm.append(await measure_warm(market, scale.openings))
             await wait_quiet()
             handshake.append(await measure_handshake(market, scale.openings))
@@ -65,6 +67,7 @@ async def measure_openings(directory: Path, url: str, runs: int, scale: Scale) -
             await wait_quiet()
     return [
         wall_figure("cold_first_output_p50_ms", cold, 40),
+        wall_figure("cold_posted_first_output_p50_ms", posted),
         wall_figure("warm_first_output_overhead_p50_ms", warm, 2),
         cpu_figure("handshake_cpu_us", handshake, 4_500),
         cpu_figure("baseline_handshake_curve_cpu_us", cryptography),

@@ -23,6 +23,7 @@ from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListene
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
+from relaymesh.market.bids import Way
 from relaymesh.market.explanation import explain
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
@@ -151,9 +152,11 @@ class LoopbackMarket:
         assert selection.chosen, f"the node must be in view: {explain(selection).sentence()}"
         return selection
 
-    async def open_session(self, wanted: Wanted, selection: Selection | None = None) -> OpenSession:
+    async def open_session(
+        self, wanted: Wanted, selection: Selection | None = None, way: Way = "directed"
+    ) -> OpenSession:
         """A session, agreed on; its connection is on its way."""
-        session = await self.client.open_session(selection or await self.choose(wanted))
+        session = await self.client.open_session(selection or await self.choose(wanted), way=way)
         assert isinstance(session, OpenSession), f"the node refused: {session}"
         return session
 

@@ -7,6 +7,7 @@ from typing import Final
 from bench.contract import Sample, Stopwatch, measure_calls
 from bench.mesh import FREE, LoopbackMarket, gather, start_job, wanted_job
 from relaymesh.machines.records import JobState
+from relaymesh.market.bids import Way
 from relaymesh.nostr.event import Event, UnsignedEvent
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.ports.runners import RunOutput, RunRequest
@@ -18,13 +19,13 @@ EVENTS_OF_AN_OPENING: Final = 4
 SECRETS_OF_AN_OPENING: Final = 6
 
 
-async def measure_cold(market: LoopbackMarket, openings: int) -> Sample:
-    """Quote request to first output, nothing open before: the median of so many, one after the other."""
+async def measure_cold(market: LoopbackMarket, openings: int, way: Way = "directed") -> Sample:
+    """First request to first output, nothing open before: the median of so many, one after the other."""
     samples: list[Sample] = []
     selection = await market.choose(WANTED)
     for _ in range(openings):
         stopwatch = Stopwatch()
-        session = await market.open_session(WANTED, selection)
+        session = await market.open_session(WANTED, selection, way)
         samples.append(await _first_output(session, stopwatch))
         await session.aclose()
     return _middle(samples)

@@ -87,7 +87,11 @@ class Client:
         return await self.market.wait_for_choice(request, self._settings.discovery_seconds)
 
     async def open_session(
-        self, selection: Selection, on_quote: QuoteWatcher | None = None, key: KeyPair | None = None
+        self,
+        selection: Selection,
+        on_quote: QuoteWatcher | None = None,
+        key: KeyPair | None = None,
+        way: Way | None = None,
     ) -> OpenSession | OpeningFailed:
         """Ask for quotes, for bids or for the posted price, take the best, shake hands, connect.
 
@@ -95,6 +99,7 @@ class Client:
             selection: Whom to ask.
             on_quote: Told of every quote and refusal as it arrives.
             key: The client session key; None makes a fresh one, as every session should have.
+            way: How to ask; None asks as the settings say.
         """
         key = key or KeyPair.generate()
         ephemeral = KeyPair.generate()
@@ -108,7 +113,7 @@ class Client:
                 ephemeral.public_key,
                 settings=self._settings.opening,
                 on_quote=on_quote,
-                way=self._settings.way or choose_way(selection, standings),
+                way=way or self._settings.way or choose_way(selection, standings),
                 standings=standings,
             )
             if isinstance(result, SessionAgreed):

@@ -1,12 +1,16 @@
 """A node's reception: bids for open requests, requests that a router passes on, sessions at the posted price."""
 
+import hashlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relaymesh.market.admission import NodeLoad
 from relaymesh.market.pricing import quote_terms
-from relaymesh.nostr.event import EventId, VerifiedEvent, parse_event
+from relaymesh.nostr.event import EventId, UnsignedEvent, VerifiedEvent, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.proof_of_work import mine
@@ -319,3 +323,79 @@ def test_a_node_whose_queue_has_room_sells_and_says_how_long_it_takes() -> None:
     (bid,) = node.hear(open_request())
     quote = read(bid)
     assert isinstance(quote, Quote) and quote.eta_in_ms == 1_000 + 3_000
+
+
+# ── whatever comes, in whatever order ─────────────────────────────────────────────────────────────────────────────
+
+CLIENTS = tuple(KeyPair(bytes([number]) * 32) for number in (31, 32))
+ASKED = tuple(open_request(author=author, budget_msat=AmountMsat(90_000 + n)) for author in CLIENTS for n in range(2))
+ROUTERS = tuple(KeyPair(bytes([number]) * 32) for number in (41, 42))
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Requests heard openly, passed on by several routers, replayed on other relays, while load and time change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.node = seller(3, open_requests_per_second=1_000)
+        self.milliseconds, self.carriers = 0, 0
+        self.answers: dict[EventId, set[EventId]] = {}
+        self.carried: list[VerifiedEvent] = []
+
+    def hear(self, event: VerifiedEvent, relay_url: str) -> None:
+        for answer in self.node.hear(event, self.milliseconds, relay_url):
+            recipient = answer.tag_value("p")
+            if recipient not in {router.public_key for router in ROUTERS}:
+                self.answers.setdefault(EventId(answer.tag_value("e") or ""), set()).add(answer.id)
+
+    @rule(request=st.sampled_from(ASKED), relay_url=st.sampled_from(RELAYS))
+    def hear_openly(self, request: VerifiedEvent, relay_url: str) -> None:
+        self.hear(request, relay_url)
+
+    @rule(request=st.sampled_from(ASKED), router=st.sampled_from(ROUTERS), relay_url=st.sampled_from(RELAYS))
+    def pass_on(self, request: VerifiedEvent, router: KeyPair, relay_url: str) -> None:
+        self.carriers += 1
+        carrier = forwarded(request, self.node, n=self.carriers % 256, router=router)
+        self.carried.append(carrier)
+        self.hear(carrier, relay_url)
+
+    @precondition(lambda self: self.carried)
+    @rule(data=st.data(), relay_url=st.sampled_from(RELAYS))
+    def pass_on_again(self, data: st.DataObject, relay_url: str) -> None:
+        self.hear(data.draw(st.sampled_from(self.carried)), relay_url)
+
+    @rule(free=st.integers(0, 2), draining=st.booleans())
+    def change_load(self, free: int, draining: bool) -> None:
+        self.node.load = NodeLoad(free=free, queue=0, draining=draining)
+
+    @rule(milliseconds=st.integers(0, 30_000))
+    def wait(self, milliseconds: int) -> None:
+        self.milliseconds += milliseconds
+
+    @invariant()
+    def no_request_gets_two_different_answers(self) -> None:
+        assert all(len(answers) == 1 for answers in self.answers.values())
+        assert set(self.answers) <= {request.id for request in ASKED}
+
+
+TestAnyOrder = AnyOrder.TestCase
+
+
+@given(st.binary(max_size=200) | st.from_regex(r'\{"v":1,("request":.{0,40})?\}', fullmatch=True).map(str.encode))
+def test_no_plaintext_in_a_sealed_request_makes_a_node_fail(plaintext: bytes) -> None:
+    node = seller(3)
+    text = plaintext.decode("utf-8", "replace") or "x"
+    content = CLIENT.seal(text, node.key.public_key, b"n" * 32)
+    for kind in (Kind.QUOTE_REQUEST, Kind.SESSION_REQUEST):
+        tags = (("p", node.key.public_key), ("x", hashlib.sha256(text.encode()).hexdigest()))
+        (answer,) = node.hear(CLIENT.sign(UnsignedEvent(CLIENT.public_key, NOW, kind, tags, content)))
+        assert refusal_in(answer).code in (RefusalCode.INVALID_MESSAGE, RefusalCode.UNSUPPORTED_VERSION)
+
+
+@pytest.mark.parametrize(
+    "tags", [(), (("t", "relaymesh"),), (("t", "relaymesh"), ("m", "tiny")), (("t", "relaymesh"), ("j", "chat"))]
+)
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"v":1}', "x" * 17_000])
+def test_an_open_request_that_is_none_gets_no_answer(tags: tuple[tuple[str, ...], ...], content: str) -> None:
+    draft = UnsignedEvent(CLIENT.public_key, NOW, Kind.QUOTE_REQUEST, tags, content)
+    assert seller(3).hear(CLIENT.sign(mine(draft, OPEN_REQUEST_POW_BITS))) == []

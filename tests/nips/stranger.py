@@ -7,6 +7,7 @@ client: it checks what it needs to come through, and no more.
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,11 @@ def expand(key: bytes, info: bytes) -> bytes:
     return mac(key, info + b"\x01")
 
 
+def event_id_of(public: str, created_at: int, kind: int, tags: list[list[str]], content: str) -> bytes:
+    fields = [0, public, created_at, kind, tags, content]
+    return sha256(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())
+
+
 # ── NIP-01 and NIP-44 ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -50,11 +56,11 @@ class Key:
         return bytes(point.format(compressed=True)[1:])
 
     def sign(self, kind: int, tags: list[list[str]], content: str, created_at: int) -> Json:
-        fields = [0, self.public, created_at, kind, tags, content]
-        event_id = sha256(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())
+        fields = (self.public, created_at, kind, tags, content)
+        event_id = event_id_of(*fields)
         signature = coincurve.PrivateKey(self.secret).sign_schnorr(event_id, bytes(32))
         names = ("pubkey", "created_at", "kind", "tags", "content")
-        return {"id": event_id.hex(), "sig": signature.hex(), **dict(zip(names, fields[1:], strict=True))}
+        return {"id": event_id.hex(), "sig": signature.hex(), **dict(zip(names, fields, strict=True))}
 
     def seal(self, text: str, public: str, nonce: bytes) -> str:
         chacha, chacha_nonce, hmac_key = self._message_keys(public, nonce)
@@ -85,8 +91,7 @@ def stream(key: bytes, nonce: bytes, data: bytes) -> bytes:
 
 
 def is_genuine(event: Json) -> bool:
-    fields = [0, *(event[name] for name in ("pubkey", "created_at", "kind", "tags", "content"))]
-    event_id = sha256(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())
+    event_id = event_id_of(*(event[name] for name in ("pubkey", "created_at", "kind", "tags", "content")))
     key = coincurve.PublicKeyXOnly(bytes.fromhex(event["pubkey"]))
     return event_id.hex() == event["id"] and bool(key.verify(bytes.fromhex(event["sig"]), event_id))
 
@@ -104,6 +109,17 @@ def seal_event(author: Key, kind: int, recipient: str, fields: Json, *, answers:
     tags = [["e", answers]] if answers else []
     tags += [["p", recipient], ["x", sha256(plaintext.encode()).hex()], ["expiration", str(now + 60)]]
     return author.sign(kind, tags, author.seal(plaintext, recipient, entropy[32:]), now)
+
+
+def call_event(author: Key, fields: Json, *, now: int, bits: int) -> Json:
+    """An open request, with its proof of work."""
+    tags = [["t", "relaymesh"], ["m", fields["model"]], ["j", fields["job_type"]], ["expiration", str(now + 60)]]
+    content = json.dumps({"v": 1, **fields})
+    for nonce in itertools.count():
+        worked = [*tags, ["nonce", str(nonce), str(bits)]]
+        if int.from_bytes(event_id_of(author.public, now, 28770, worked, content)) >> (256 - bits) == 0:
+            return author.sign(28770, worked, content, now)
+    raise AssertionError("there are always more numbers")
 
 
 def open_event(event: Json, recipient: Key, *, kind: int, answers: str) -> Json:

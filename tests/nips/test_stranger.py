@@ -52,30 +52,39 @@ async def ask(relays: Relays, request: Json, kind: int) -> Json:
     raise AssertionError("the relay said nothing more")
 
 
-async def negotiate(market: Market, offer_event: Json) -> tuple[Json, Json, Session, Json]:
+async def negotiate(market: Market, offer_event: Json, way: str) -> tuple[Json, Json, Session, Json]:
     """From an offer to a session: quote event, quote, session, accept."""
     relays, node, body = market.connect_relays(), offer_event["pubkey"], chat_body()
     offer = json.loads(offer_event["content"])
     wanted = {
-        "offer_id": offer_event["id"],
-        "offer_seq": offer["seq"],
         "model": "echo",
         "job_type": "chat",
         "shape": {"input_tokens": 20, "input_bytes": len(body), "output_tokens": 8, "output_bytes": OUTPUT_BYTES},
         "budget_msat": BUDGET_MSAT,
         "settlement": ["prepay"],
     }
-    request = stranger.seal_event(CLIENT, 28770, node, wanted, answers="", now=now(), entropy=b"\x31" * 64)
-    quote_event = await ask(relays, request, 28771)
-    quote = stranger.open_event(quote_event, CLIENT, kind=28771, answers=request["id"])
-    assert quote["row"] in offer["rows"] and quote["offer_id"] == offer_event["id"]
-    asked = {"quote": quote_event, "term": 0, "ephemeral_key": EPHEMERAL.public}
-    request = stranger.seal_event(
-        CLIENT, 28772, node, asked, answers=quote_event["id"], now=now(), entropy=b"\x32" * 64
-    )
+    relied_on = {"offer_id": offer_event["id"], "offer_seq": offer["seq"]}
+    if way == "posted":
+        asked, quote_event, answers = {**wanted, **relied_on, "ephemeral_key": EPHEMERAL.public}, {}, ""
+        quoted_for = ""
+    else:
+        request = stranger.call_event(CLIENT, wanted, now=now(), bits=16)
+        if way == "directed":
+            request = stranger.seal_event(
+                CLIENT, 28770, node, {**wanted, **relied_on}, answers="", now=now(), entropy=b"\x31" * 64
+            )
+        quote_event = await ask(relays, request, 28771)
+        asked, answers = {"quote": quote_event, "term": 0, "ephemeral_key": EPHEMERAL.public}, quote_event["id"]
+        quoted_for = request["id"]
+    request = stranger.seal_event(CLIENT, 28772, node, asked, answers=answers, now=now(), entropy=b"\x32" * 64)
     accept_event = await ask(relays, request, 28773)
     accept = stranger.open_event(accept_event, CLIENT, kind=28773, answers=request["id"])
     assert accept["request_id"] == request["id"] and accept["term"] == 0
+    if way == "posted":
+        quote_event, quoted_for = accept["quote"], request["id"]
+    quote = stranger.open_event(quote_event, CLIENT, kind=28771, answers=quoted_for)
+    assert quote["row"] in offer["rows"] and quote["offer_id"] == offer_event["id"]
+    assert quote_event["pubkey"] == node and (quote["max_msat"] is None) is (way == "posted")
     return quote_event, quote, Session.agree(EPHEMERAL, node, request, accept_event, accept, b"\x33" * 32), accept
 
 
@@ -184,13 +193,14 @@ def test_the_stranger_knows_nothing_of_our_code() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_client_written_from_the_documents_alone_buys_a_job() -> None:
+@pytest.mark.parametrize("way", ["directed", "open", "posted"])
+async def test_a_client_written_from_the_documents_alone_buys_a_job(way: str) -> None:
     async with Market().open() as market:
         node = await market.add_node(tranche_units=16)
         assert node.offer is not None
         offer_event = node.offer.event.to_json()
         assert stranger.is_genuine(offer_event)
-        quote_event, quote, session, accept = await negotiate(market, offer_event)
+        quote_event, quote, session, accept = await negotiate(market, offer_event, way)
         connection = await market.network.dialer().dial(accept["endpoints"][0])
         await connection.send(session.hello())
         ready = await connection.receive()

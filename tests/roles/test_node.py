@@ -1,13 +1,22 @@
 """The node in a market: jobs wait for a place, prices follow the load, calls for bids are answered."""
 
+from typing import Any
+
 import anyio
 import pytest
 
 from relaymesh.machines.records import JobState
 from relaymesh.market.surge import SurgeTerms
+from relaymesh.nostr.event import VerifiedEvent
+from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair
+from relaymesh.nostr.kinds import Kind
+from relaymesh.nostr.proof_of_work import mine
 from relaymesh.ports.memory_runner import RunScript
+from relaymesh.ports.relays import Delivered
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
+from relaymesh.protocol.open_request import build_open_request
+from relaymesh.protocol.quote import OpenRequest
 from relaymesh.protocol.refusal import RefusalCode
 from relaymesh.protocol.session_messages import ByeMessage, CancelMessage, ErrorMessage
 from relaymesh.roles.client import Client
@@ -177,3 +186,46 @@ async def test_whoever_relied_on_the_lower_price_is_served_at_it_and_nobody_at_m
         row = bought.bought.contract.quote.row
         assert row.output_msat == chat_row().output_msat * 17 // 10
         assert bought.bought.outcome is not None and bought.bought.outcome.is_verified
+
+
+# ── calls on everybody ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def call(author: KeyPair, bits: int, **changes: Any) -> VerifiedEvent:
+    fields: dict[str, Any] = {
+        "model": "echo",
+        "job_type": "chat",
+        "shape": wanted().to_request().shape,
+        "budget_msat": AmountMsat(100_000),
+        "settlement": ("prepay",),
+        **changes,
+    }
+    draft = build_open_request(OpenRequest(**fields), author.public_key, loop_clock().timestamp)
+    return author.sign(mine(draft, bits))
+
+
+async def test_who_calls_without_work_or_for_what_is_not_sold_is_not_heard_and_the_node_goes_on() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        relays, hostile = market.connect_relays(), KeyPair.generate()
+        answers: list[VerifiedEvent] = []
+        to_hostile = Filter(kinds=(Kind.QUOTE, Kind.REFUSAL), tags=(("p", (hostile.public_key,)),))
+        async with relays.subscribe((to_hostile,)) as deliveries, anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                async for delivery in deliveries:
+                    answers.extend([delivery.event] if isinstance(delivery, Delivered) else [])
+
+            tasks.start_soon(listen)
+            for number in range(100):
+                await relays.publish(call(hostile, 0, budget_msat=AmountMsat(10_000 + number)))
+            heard = call(hostile, 16)
+            for event in (call(hostile, 16, capabilities=("fly",)), call(hostile, 16, model="other"), heard, heard):
+                await relays.publish(event)
+            await anyio.sleep(1)
+            tasks.cancel_scope.cancel()
+        assert {answer.tag_value("e") for answer in answers} == {heard.id}
+        assert {answer.public_key for answer in answers} == {node.key.public_key}
+        async with market.client() as client:
+            bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
