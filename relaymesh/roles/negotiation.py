@@ -90,12 +90,10 @@ async def negotiate(
     Args:
         key: The client session key.
         ephemeral_key: The client's x-only key for the session to come.
-        on_quote: Told of every quote and refusal as it arrives.
+        on_quote: Told of every quote and refusal as it arrives; `on_router` of every router's answer.
         wants_session: False asks for quotes only.
-        way: How to ask.
         standings: What is known about the nodes, for the choice among their quotes.
         routing: Whom to ask when the way is `routed`.
-        on_router: Told of every router's answer as it arrives.
     """
     machine = Opening(
         selection,
@@ -110,8 +108,8 @@ async def negotiate(
         standings=standings,
         routing=routing,
     )
-    run = _Run(relays, machine, clock, on_quote, on_router)
-    return await run.converse(Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),)))
+    answers = Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),))
+    return await _Run(relays, machine, clock, on_quote, on_router).converse(answers)
 
 
 class _Run:
