@@ -20,6 +20,8 @@ from relaymesh_relay.store import VANISH_KIND
 SUPPORTED_NIPS: Final = (1, 9, 11, 13, 40, 42, 45, 65, 67, 70)
 MANAGEMENT_NIPS: Final = (86, 98)
 """Supported where there are administrators."""
+PRIVATE_NIPS: Final = (17, 59)
+"""What a relay has to do with private messages: keep them from others."""
 INFORMATION_TYPE: Final = "application/nostr+json"
 
 _RETENTION: Final = ({"kinds": ((20_000, 29_999),), "time": 0}, {"time": None})
@@ -159,6 +161,7 @@ def supported_nips(settings: Settings) -> list[int]:
     access = settings.access
     switched = {62: VANISH_KIND not in access.denied_kinds, 77: settings.negentropy.enabled}
     switched |= dict.fromkeys(MANAGEMENT_NIPS, bool(access.administrators))
+    switched |= dict.fromkeys(PRIVATE_NIPS, access.private_to_recipients)
     return sorted([*SUPPORTED_NIPS, *(nip for nip, is_on in switched.items() if is_on)])
 
 

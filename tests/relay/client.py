@@ -18,6 +18,7 @@ from anyio.abc import ByteStream
 
 from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
+from relaymesh.nostr.relay_information import parse_relay_information
 from relaymesh.units import Timestamp
 from relaymesh_relay.server import serve
 from relaymesh_relay.settings import Settings
@@ -229,3 +230,14 @@ async def request(url: str, text: str) -> tuple[str, bytes]:
                 answer += await stream.receive()
     head, _, body = answer.partition(b"\r\n\r\n")
     return head.decode(), body
+
+
+async def information(url: str, path: str = "/") -> dict[str, Any]:
+    """What the relay says about itself (NIP-11), in the form that it must have."""
+    head, body = await request(url, f"GET {path} HTTP/1.1\nHost: x\nAccept: application/nostr+json\n\n")
+    assert head.startswith("HTTP/1.1 200 ") and "Content-Type: application/nostr+json" in head
+    assert "Access-Control-Allow-Origin: *" in head
+    parse_relay_information(body)
+    document = orjson.loads(body)
+    assert isinstance(document, dict)
+    return document

@@ -11,7 +11,7 @@ from relaymesh.nostr.authentication import build_authentication
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Limits
-from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, running_relay, settings_in, sign
+from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, information, running_relay, settings_in, sign
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,7 @@ async def test_private_messages_go_to_author_and_recipient_only(memory_path: Pat
         _, challenge = await bob.receive()
         assert (await bob.receive())[2].startswith("auth-required:")
         await authenticate(bob, url, BOB, challenge)
+        assert {17, 59} <= set((await information(url))["supported_nips"])
         await bob.query({"kinds": [1_059]})
         await stranger.query({"kinds": [1_059, 1]})
         assert (await sender.submit(message))[0]

@@ -17,9 +17,8 @@ from relaymesh_relay.relay import Relay
 from relaymesh_relay.settings import Access, Limits, Negentropy, Rates, Settings
 from relaymesh_relay.sqlite_store import SqliteStore
 from relaymesh_relay.store import Record, StorageError, to_document
-from tests.relay.client import ALICE, BOB, NOW, Client, running_relay, settings_in, sign
+from tests.relay.client import ALICE, BOB, NOW, Client, information, running_relay, settings_in, sign
 from tests.relay.negentropy_client import AskingSide
-from tests.relay.test_limits import information
 
 pytestmark = pytest.mark.anyio
 

@@ -4,14 +4,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
 from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.proof_of_work import mine
-from relaymesh.nostr.relay_information import parse_relay_information
 from relaymesh.units import Timestamp
 from relaymesh_relay.settings import Access, Identity, Limits, Network, Rates
 from tests.relay.client import (
@@ -20,6 +17,7 @@ from tests.relay.client import (
     Client,
     ClosedByRelay,
     RefusedByRelay,
+    information,
     request,
     running_relay,
     settings_in,
@@ -29,16 +27,6 @@ from tests.relay.client import (
 pytestmark = pytest.mark.anyio
 
 Attempt = Callable[[Client, int], Awaitable[bool]]
-
-
-async def information(url: str, path: str = "/") -> dict[str, Any]:
-    head, body = await request(url, f"GET {path} HTTP/1.1\nHost: x\nAccept: application/nostr+json\n\n")
-    assert head.startswith("HTTP/1.1 200 ") and "Content-Type: application/nostr+json" in head
-    assert "Access-Control-Allow-Origin: *" in head
-    parse_relay_information(body)
-    document = orjson.loads(body)
-    assert isinstance(document, dict)
-    return document
 
 
 async def send_message_of(client: Client, size: int) -> bool:
@@ -171,7 +159,7 @@ async def test_the_document_names_the_relay_and_only_what_is_done(memory_path: P
     async with running_relay(settings_in(memory_path, identity=identity)) as url:
         document = await information(url, "/any/path")
     assert document["name"] == "Näme" and document["pubkey"] == ALICE.public_key
-    assert document["supported_nips"] == [1, 9, 11, 13, 40, 42, 45, 62, 65, 67, 70, 77]
+    assert document["supported_nips"] == [1, 9, 11, 13, 17, 40, 42, 45, 59, 62, 65, 67, 70, 77]
 
 
 async def test_a_browser_gets_a_page_and_a_script_may_ask_from_anywhere(relay_url: str) -> None:

@@ -30,6 +30,7 @@ from tests.relay.client import (
     Client,
     ClosedByRelay,
     RefusedByRelay,
+    information,
     request,
     running_relay,
     settings_in,
@@ -72,11 +73,6 @@ async def manage(url: str, method: str, *parameters: Any) -> Any:
     assert status == 200, answer
     document = orjson.loads(answer)
     return document["error"] if "error" in document else document["result"]
-
-
-async def document_of(url: str) -> Any:
-    _, body = await request(url, "GET / HTTP/1.1\nHost: x\nAccept: application/nostr+json\n\n")
-    return orjson.loads(body)
 
 
 @pytest.fixture
@@ -160,8 +156,8 @@ async def test_who_is_not_an_administrator_gets_401(url: str) -> None:
 async def test_without_administrators_there_is_no_management(relay_url: str, url: str) -> None:
     body = b'{"method":"supportedmethods","params":[]}'
     assert (await post(relay_url, body, authorize(body, url=relay_url)))[0] == 405
-    assert not {86, 98} & set((await document_of(relay_url))["supported_nips"])
-    assert {86, 98} <= set((await document_of(url))["supported_nips"])
+    assert not {86, 98} & set((await information(relay_url))["supported_nips"])
+    assert {86, 98} <= set((await information(url))["supported_nips"])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +224,7 @@ async def test_allowed_keys_make_a_member_list(url: str) -> None:
         assert await manage(url, "allowpubkey", CAROL.public_key) is True
         assert (await client.submit(sign(BOB, content="2")))[1].startswith("restricted:")
         assert (await client.submit(sign(CAROL)))[0]
-        assert (await document_of(url))["limitation"]["restricted_writes"] is True
+        assert (await information(url))["limitation"]["restricted_writes"] is True
         assert await manage(url, "listallowedpubkeys") == [{"pubkey": CAROL.public_key, "reason": ""}]
         assert await manage(url, "unallowpubkey", CAROL.public_key) is True
         assert (await client.submit(sign(BOB, content="3")))[0]
@@ -268,7 +264,7 @@ async def test_allowing_one_kind_of_an_open_relay_refuses_no_other(url: str) -> 
 async def test_the_name_the_description_and_the_icon_change_at_once(url: str) -> None:
     for method, text in (("name", "Anew"), ("description", "<b>"), ("icon", "https://example.org/i.png")):
         assert await manage(url, f"changerelay{method}", text) is True
-        assert (await document_of(url))[method] == text
+        assert (await information(url))[method] == text
     _, page = await request(url, "GET / HTTP/1.1\nHost: x\n\n")
     assert b"<h1>Anew</h1><p>&lt;b&gt;</p>" in page
 
@@ -327,7 +323,7 @@ async def test_decisions_outlast_the_relay(settings: Settings) -> None:
     async with running_relay(settings) as url, Client(url) as client:
         for refused in (sign(BOB), event, sign(CAROL, kind=7)):
             assert (await client.submit(refused))[1].startswith("blocked:")
-        assert (await document_of(url))["name"] == "Lasting"
+        assert (await information(url))["name"] == "Lasting"
         assert [entry["ip"] for entry in await manage(url, "listblockedips")] == ["192.0.2.9"]
 
 

@@ -12,9 +12,8 @@ from relaymesh.nostr.keys import KeyPair
 from relaymesh_relay.pipeline import VANISHED_AT_ONCE
 from relaymesh_relay.settings import Access, Identity, Limits
 from relaymesh_relay.store import Standing
-from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, running_relay, settings_in, sign
+from tests.relay.client import ALICE, BOB, CAROL, NOW, Client, information, running_relay, settings_in, sign
 from tests.relay.histories import record, search
-from tests.relay.test_limits import information
 from tests.relay.test_sqlite_store import opened
 
 pytestmark = pytest.mark.anyio
