@@ -65,6 +65,8 @@ def test_a_newcomer_gets_an_answer_and_evidence_and_nothing_leaks(evening: Eveni
         assert {row["model"] for row in offers} == set(node.facts["models"])
         quotes = json.loads(buyer.run("quote", "hello", "--json").stdout)["quotes"]
         assert quotes and quotes[0]["max_msat"] > 0
+        bids = json.loads(buyer.run("quote", "--auction", "hello", "--json").stdout)["quotes"]
+        assert [(bid["node"], bid["max_msat"]) for bid in bids] == [(quotes[0]["node"], quotes[0]["max_msat"])]
         refused = buyer.run("infer", "hello")
         assert refused.returncode == 2 and "private" in refused.stderr
         ran = buyer.run("infer", "--allow-private", "--json", f"What is RelayMesh? {CANARY}")

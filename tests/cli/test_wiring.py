@@ -6,8 +6,10 @@ from relaymesh.adapters import runner_discovery
 from relaymesh.adapters.runner_discovery import FoundServer
 from relaymesh.cli.wiring import _node_settings, check_can_pay, open_runner
 from relaymesh.errors import UsageError
+from relaymesh.market.surge import SurgeTerms
 from relaymesh.ports.lightning import WalletInfo
-from relaymesh.settings import Node, Settings
+from relaymesh.ports.runners import RunnerModel
+from relaymesh.settings import Node, Settings, Surge
 from relaymesh.units import AmountMsat
 from tests.adapters.model_server import MODEL, serve_model
 
@@ -47,3 +49,12 @@ async def test_a_password_in_a_model_servers_url_is_never_shown() -> None:
 def test_a_label_that_no_offer_can_have_is_refused_by_its_setting(label: str) -> None:
     with pytest.raises(UsageError, match=f"node.label must be .*, not `{label}`"):
         _node_settings(Settings(node=Node(label=label)), (), "02" * 33)
+
+
+def test_the_surge_that_is_set_is_the_nodes_and_one_that_bounds_nothing_is_refused_by_its_table() -> None:
+    models = (RunnerModel("tiny", ("chat",)),)
+    surge = Surge(minimum_permille=900, maximum_permille=2_500, step_permille=50, interval_seconds=300)
+    assert _node_settings(Settings(node=Node(surge=surge)), models, "02" * 33).surge == SurgeTerms(900, 2_500, 50, 300)
+    assert _node_settings(Settings(), models, "02" * 33).surge.is_off
+    with pytest.raises(UsageError, match=r"\[node.surge\] make no prices"):
+        _node_settings(Settings(node=Node(surge=Surge(step_permille=0))), models, "02" * 33)
