@@ -111,7 +111,7 @@ class Node:
         maximum_jobs: Jobs at the same time.
         queue: Jobs that may wait for a place; 0 refuses at once whoever finds none free.
         queue_per_client: Of these, jobs of one client.
-        queue_seconds: How long a job may wait; clients wait 10 s for their first output, unless the quote says more.
+        queue_seconds: How long a job may wait; clients wait 10 s for their first output, payment included.
         open_requests_per_second: How many calls for bids are looked at; 0 makes the node bid for none.
         open_pow_bits: The least proof of work of such a call.
         output_tokens_per_second: Slows every job down to this, to leave the machine to others; 0 does not.
@@ -139,7 +139,7 @@ class Node:
     maximum_jobs: int = 2
     queue: int = 8
     queue_per_client: int = 2
-    queue_seconds: int = 8
+    queue_seconds: int = 5
     open_requests_per_second: int = 100
     open_pow_bits: int = 16
     output_tokens_per_second: int = UNLIMITED

@@ -50,7 +50,7 @@ class Places:
         *,
         queue_limit: int = 0,
         queue_limit_per_client: int = 4,
-        queue_ms: int = 8_000,
+        queue_ms: int = 5_000,
     ) -> None:
         self.maximum_jobs = maximum_jobs
         self.running = 0

@@ -81,7 +81,7 @@ async def test_a_job_that_waits_begins_when_a_place_comes_free_and_the_market_se
             session = await open_session(client)
             (taken,) = fill(node, 1)
             async with start_job(session) as job:
-                await anyio.sleep(5)
+                await anyio.sleep(4)
                 assert node.runner.counts.running == 0 and node.tools.places.load().queue == 1
                 node.tools.places.leave(taken)
                 outcome = await job.wait_outcome()
