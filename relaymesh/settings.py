@@ -59,7 +59,10 @@ class Client:
         maximum_pow_bits: The most proof of work to do for a request.
         way: How a session is asked for: `directed` asks the best nodes for quotes, `open` calls for bids, `posted` asks
             for a session at the best node's posted price; `auto` does the last where the best node is known and
-            clearly the best, and asks for quotes otherwise.
+            clearly the best, and asks for quotes otherwise; `routed` lets `routers` ask nodes for bids, which `auto`
+            does as well where there are some.
+        routers: Routers to ask, by npub; their rankings are computed again and compared with the client's own.
+        maximum_router_fee_msat: The most that one ranking may cost; routers that want more are not paid.
     """
 
     max_msat: int = 100_000
@@ -67,7 +70,9 @@ class Client:
     candidates: int = 3
     discovery_seconds: int = 5
     maximum_pow_bits: int = 20
-    way: Literal["auto", "directed", "open", "posted"] = "auto"
+    way: Literal["auto", "directed", "open", "posted", "routed"] = "auto"
+    routers: tuple[str, ...] = ()
+    maximum_router_fee_msat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,27 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Router:
+    """How a router ranks, and how much it lets strangers ask.
+
+    Args:
+        policy: The policy it ranks by where a client names none: `balanced`, `cheapest`, `fastest` or `trusted`.
+        pow_bits: Proof of work that requests must carry (NIP-13).
+        fee_msat: What a ranking costs; 0 is nothing, anything else needs a wallet.
+        maximum_asks: To so many nodes one request is passed on at the most.
+        requests_per_second: All strangers together; more are refused as `rate-limited`.
+        announcement_hours: How long the announcement stands before it must be renewed (which happens by itself).
+    """
+
+    policy: Literal["balanced", "cheapest", "fastest", "trusted"] = "balanced"
+    pow_bits: int = 0
+    fee_msat: int = 0
+    maximum_asks: int = 8
+    requests_per_second: int = 1_000
+    announcement_hours: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything."""
 
@@ -159,3 +185,4 @@ class Settings:
     wallet: Wallet = field(default_factory=Wallet)
     client: Client = field(default_factory=Client)
     node: Node = field(default_factory=Node)
+    router: Router = field(default_factory=Router)

@@ -13,6 +13,7 @@ from relaymesh.cli.offers import offers
 from relaymesh.cli.quote import quote
 from relaymesh.cli.receipts import receipt_commands
 from relaymesh.cli.relay import relay_commands
+from relaymesh.cli.router import router_commands
 from relaymesh.cli.running import fail
 from relaymesh.cli.wallet import wallet_commands
 
@@ -48,6 +49,7 @@ application.command("quote", short_help="Ask the best nodes for binding quotes."
 application.command("infer", short_help="Buy an answer, and pay it over Lightning.")(infer)
 for name, commands in {
     "node": node_commands,
+    "router": router_commands,
     "relay": relay_commands,
     "wallet": wallet_commands,
     "lightning": lightning_commands,

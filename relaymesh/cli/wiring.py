@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from relaymesh.adapters.key_files import load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
+from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.machines.records import Side
@@ -37,7 +38,7 @@ from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.settings import Node as NodeOptions
 from relaymesh.settings import Settings, Surge, Wallet
-from relaymesh.units import MILLISECONDS_PER_SECOND
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 if TYPE_CHECKING:
     from relaymesh.adapters.core_lightning import CoreLightningWallet
@@ -91,7 +92,9 @@ async def open_market(settings: Settings) -> AsyncIterator[tuple[MarketView, Web
         yield market, relays
 
 
-def open_ledger(directory: Path, side: Side, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlLedger]:
+def open_ledger(
+    directory: Path, side: Side | Literal["router"], *, read_only: bool = False
+) -> AbstractAsyncContextManager[SqlLedger]:
     """The ledger of one side in this folder, with its key beside it."""
     key = load_or_create_ledger_key(directory / "ledger.key")
     return SqlLedger.open(directory / f"{side}.sqlite3", key=key, read_only=read_only)
@@ -122,9 +125,14 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             candidates=settings.client.candidates,
             discovery_seconds=settings.client.discovery_seconds,
             way=None if settings.client.way == "auto" else settings.client.way,
+            routers=read_routers(settings.client.routers),
+            maximum_router_fee_msat=AmountMsat(settings.client.maximum_router_fee_msat),
         )
         dialer = WebSocketDialer(allow_private=settings.network.allow_private)
-        yield await stack.enter_async_context(Client(relays, dialer, tools, chosen))
+        records = await stack.enter_async_context(open_router_records(directory))
+        client = await stack.enter_async_context(Client(relays, dialer, tools, chosen, records))
+        yield client
+        records.update(client.routers.records)
 
 
 def check_can_pay(wallet: WalletInfo) -> None:

@@ -13,10 +13,11 @@ from anyio.abc import TaskGroup
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.client_session import ClientSession
-from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, SessionAgreed
+from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, RouterAnswered, SessionAgreed
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market.bids import Way, choose_way
 from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.probation import RouterRecord
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.keys import KeyPair
@@ -28,7 +29,10 @@ from relaymesh.roles.client_jobs import ClientTools, OpenSession
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.negotiation import QuoteWatcher, negotiate
+from relaymesh.roles.router_dealings import RouterDealings
+from relaymesh.roles.routers import RouterExaminer
 from relaymesh.roles.session_driver import SessionDriver
+from relaymesh.units import AmountMsat
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,16 @@ class ClientSettings:
     Args:
         candidates: How many nodes are asked for a quote.
         discovery_seconds: How long to wait for a node that can serve, when none is in view yet.
-        way: How a session is asked for; None lets what is known about the best node decide.
+        way: How a session is asked for; None lets what is known about the best node decide, or `routers` if any.
+        routers: Routers to ask.
+        maximum_router_fee_msat: The most that one ranking may cost.
     """
 
     candidates: int = 3
     discovery_seconds: float = 5.0
     way: Way | None = None
+    routers: tuple[PublicKey, ...] = ()
+    maximum_router_fee_msat: AmountMsat = AmountMsat(0)
     opening: OpeningSettings = field(default_factory=OpeningSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
 
@@ -56,15 +64,28 @@ class Client:
         dialer: How to connect to nodes.
         tools: Wallet, ledger, invoice reader, clock.
         settings: How to look for nodes.
+        records: What was seen of routers before.
+
+    Attributes:
+        routers: The routers it uses, and what came of their rankings.
     """
 
     def __init__(
-        self, relays: Relays, dialer: Dialer, tools: ClientTools, settings: ClientSettings | None = None
+        self,
+        relays: Relays,
+        dialer: Dialer,
+        tools: ClientTools,
+        settings: ClientSettings | None = None,
+        records: dict[PublicKey, RouterRecord] | None = None,
     ) -> None:
         self.tools = tools
         self._settings = settings or ClientSettings()
         self.market = MarketView(relays, tools.clock, self._settings.candidates)
         self._relays, self._dialer = relays, dialer
+        examiner = RouterExaminer(relays, self.market, tools.clock, records)
+        self.routers = RouterDealings(
+            examiner, self._settings.routers, tools, self.market, self._settings.maximum_router_fee_msat
+        )
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
 
@@ -103,7 +124,8 @@ class Client:
         """
         key = key or KeyPair.generate()
         ephemeral = KeyPair.generate()
-        standings = self.market.standings
+        standings, routing = self.market.standings, self.routers.routing()
+        by_itself: Way = "routed" if routing is not None else choose_way(selection, standings)
         with Contained("negotiation"):
             result = await negotiate(
                 self._relays,
@@ -113,8 +135,10 @@ class Client:
                 ephemeral.public_key,
                 settings=self._settings.opening,
                 on_quote=on_quote,
-                way=way or self._settings.way or choose_way(selection, standings),
+                way=way or self._settings.way or by_itself,
                 standings=standings,
+                routing=routing,
+                on_router=self._take_router_answer,
             )
             if isinstance(result, SessionAgreed):
                 return await self._connect(result, key, ephemeral)
@@ -122,6 +146,10 @@ class Client:
             return result
         broken = refuse(RefusalCode.INTERNAL, INTERNAL_ERROR)
         return OpeningFailed(tuple((choice.candidate.offer.node, broken) for choice in selection.chosen))
+
+    def _take_router_answer(self, answered: RouterAnswered) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self.routers.take, answered)
 
     async def _connect(self, agreed: SessionAgreed, key: KeyPair, ephemeral: KeyPair) -> OpenSession | OpeningFailed:
         contract, accept = agreed.contract, agreed.accept

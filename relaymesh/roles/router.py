@@ -33,9 +33,9 @@ from relaymesh.nostr.event import EventId, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.lightning import InvoiceIssuer, InvoiceRequest, InvoiceStatus
 from relaymesh.ports.relays import Delivered, Relays
-from relaymesh.ports.router_ledger import RouterLedger
 from relaymesh.protocol.router_announcement import (
     ROUTER_LABEL,
     RouterAnnouncement,
@@ -82,7 +82,7 @@ class RouterTools:
     """What a router works with; `issuer` is the wallet that its fee is paid to, where it asks for one."""
 
     key: KeyPair
-    ledger: RouterLedger
+    ledger: Ledger
     clock: Clock
     issuer: InvoiceIssuer | None = None
 

@@ -16,8 +16,8 @@ from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.relays import Delivered, Relays
-from relaymesh.ports.router_ledger import RouterLedger
 from relaymesh.protocol.assertion import build_assertion_event
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.protocol.evidence import read_receipt
@@ -51,7 +51,7 @@ class RouterEvidence:
         relays: Relays,
         market: MarketView,
         key: KeyPair,
-        ledger: RouterLedger,
+        ledger: Ledger,
         clock: Clock,
         assertion_seconds: int,
     ) -> None:

@@ -16,7 +16,7 @@ from relaymesh.nostr.event import Event, EventId
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.router_ledger import MemoryRouterLedger
+from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.protocol.citation import read_citation
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.ranking import Ranking
@@ -60,7 +60,7 @@ async def open_router(market: Market, **routing: object) -> AsyncIterator[Runnin
         routing=replace(RoutingSettings(), **routing),  # type: ignore[arg-type]  # a test names its own fields
         lightning_node_id=(await wallet.info()).public_key,
     )
-    tools = RouterTools(key, MemoryRouterLedger(), loop_clock, wallet)
+    tools = RouterTools(key, MemoryLedger(), loop_clock, wallet)
     async with MarketView(relays, loop_clock) as view, anyio.create_task_group() as tasks:
         role = Router(settings, relays, view, tools)
         yield RunningRouter(role, key, await tasks.start(role.run))
