@@ -128,24 +128,21 @@ def _table(each: dict[str, Any]) -> Any:
     return table
 
 
-def _verdict(each: dict[str, Any]) -> list[str]:
+def _verdict(answer: dict[str, Any]) -> list[str]:
     """What came of computing it again and of comparing it, a line each."""
-    if each["missing"]:
-        lines = [f"It cites {len(each['missing'])} events that nobody can show, so it cannot be computed again."]
-    elif each["faults"]:
+    if answer["missing"]:
+        lines = [f"It cites {len(answer['missing'])} events that nobody can show, so it cannot be computed again."]
+    elif answer["faults"]:
         lines = ["It does not come out when it is computed again, and is ignored:"]
-        lines += [f"  {clean_line(fault)}" for fault in each["faults"]]
+        lines += [f"  {clean_line(fault)}" for fault in answer["faults"]]
     else:
         lines = ["Computed again from the events that it cites, it comes out the same."]
-    if each["agreement_milli"] is not None:
-        same = "the same events" if each["is_same_registry"] else "other events"
-        lines.append(f"It agrees with the view from here by {each['agreement_milli'] / 10:.1f}%, from {same}.")
-    for difference in each["differences"]:
-        theirs, ours = (
-            f"place {place}" if place else "no place" for place in (difference["theirs"], difference["ours"])
-        )
-        node = short_npub(difference["node"])
-        lines.append(f"  {node}: {theirs} there, {ours} here: {clean_line(difference['reason'])}")
-    if not each["weight_milli"]:
+    if answer["agreement_milli"] is not None:
+        same = "the same events" if answer["is_same_registry"] else "other events"
+        lines.append(f"It agrees with the view from here by {answer['agreement_milli'] / 10:.1f}%, from {same}.")
+    for each in answer["differences"]:
+        theirs, ours = (f"place {each[side]}" if each[side] else "no place" for side in ("theirs", "ours"))
+        lines.append(f"  {short_npub(each['node'])}: {theirs} there, {ours} here: {clean_line(each['reason'])}")
+    if not answer["weight_milli"]:
         lines.append("It is on probation, or was found wrong: it weighs nothing yet.")
     return lines

@@ -68,7 +68,7 @@ async def open_router(settings: Settings, key: "KeyPair") -> AsyncIterator[Servi
 
 @asynccontextmanager
 async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterator[Router]":
-    """A router that has said nothing yet, with its relays, its view of the market, its ledger and, for a fee, wallet."""
+    """A router that has said nothing yet, with relays, a view of the market, a ledger and, for a fee, a wallet."""
     from relaymesh.adapters.websocket_relays import WebSocketRelays
     from relaymesh.cli.settings_source import data_directory
     from relaymesh.cli.wiring import open_ledger, open_wallet
