@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relaymesh.machines.opening import Opening, OpeningState
 from relaymesh.machines.opening_events import (
@@ -16,8 +18,10 @@ from relaymesh.machines.opening_events import (
     QuoteArrived,
     QuotesCollected,
     RelayAnswered,
+    SessionAgreed,
 )
 from relaymesh.market.admission import NodeLoad
+from relaymesh.market.bids import Way
 from relaymesh.nostr.event import VerifiedEvent, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
@@ -27,7 +31,7 @@ from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAcc
 from relaymesh.protocol.open_request import OPEN_REQUEST_POW_BITS, read_open_request
 from relaymesh.protocol.quote import Quote, RefusalMessage
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
-from relaymesh.units import AmountMsat
+from relaymesh.units import AmountMsat, Moment
 from tests.machines.pair import CLIENT, START_MS, moment, price_row
 from tests.machines.sellers import (
     NOW,
@@ -345,3 +349,35 @@ def test_quotes_alone_are_never_asked_for_by_way_of_a_session() -> None:
     opening = opening_for(node, way="posted", wants_session=False)
     opening.start(moment())
     assert isinstance(converse(opening, node)[-1], QuotesCollected) and not node.awaited
+
+
+# ── whatever the way ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.sampled_from(["free", "busy", "silent"])), min_size=1, max_size=4),
+    st.sampled_from(["directed", "open", "posted"]),
+)
+def test_whatever_the_way_a_session_is_agreed_with_a_node_that_has_room_at_no_more_than_it_posted(
+    market: list[tuple[int, str]], way: Way
+) -> None:
+    nodes = [seller(number + 3, output_msat=price * 100) for number, (price, _) in enumerate(market)]
+    for node, (_, state) in zip(nodes, market, strict=True):
+        node.load = NodeLoad(free=0 if state == "busy" else 1, queue=0, draining=False)
+    heard = [node for node, (_, state) in zip(nodes, market, strict=True) if state != "silent"]
+    opening = opening_for(*nodes, way=way, count=4)
+    opening.start(moment())
+    said = converse(opening, *heard)
+    while opening.state is not OpeningState.ENDED:  # who is silent costs time, and nothing else
+        deadline = opening.deadline()
+        assert deadline is not None
+        opening.handle_deadline(Moment(deadline, START_MS + deadline // 1_000 - moment().instant // 1_000))
+        said += converse(opening, *heard)
+    agreed = [each for each in said if isinstance(each, SessionAgreed)]
+    has_room = [node for node, (_, state) in zip(nodes, market, strict=True) if state == "free"]
+    assert len(agreed) == bool(has_room)
+    for each in agreed:
+        (winner,) = [node for node in has_room if node.key.public_key == each.contract.node]
+        assert each.contract.quote.row in winner.offer.offer.rows and winner.awaited[-1].contract == each.contract
+        assert sum(len(node.awaited) for node in nodes) == 1
