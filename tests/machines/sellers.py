@@ -17,6 +17,7 @@ from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import SignedOffer, build_offer, build_status, read_offer
 from relaymesh.protocol.offer import Offer, SettlementTerm
+from relaymesh.protocol.open_request import OPEN_REQUEST_POW_BITS
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import LabelLoad, Status
@@ -56,6 +57,7 @@ class Seller:
     offer: SignedOffer
     load: NodeLoad = field(default_factory=lambda: NodeLoad(free=2, queue=0, draining=False))
     open_requests_per_second: int = 100
+    open_pow_bits: int = OPEN_REQUEST_POW_BITS
     awaited: list[AwaitSession] = field(default_factory=list)
     answered_on: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -64,6 +66,7 @@ class Seller:
             endpoints=("ws://203.0.113.7:7780",),
             requests_per_second=50,
             open_requests_per_second=self.open_requests_per_second,
+            open_pow_bits=self.open_pow_bits,
         )
         self.reception = Reception(
             settings, signer=self.key, verify=verify, is_curve_point=is_curve_point, entropy=Entropy(b"e" * 32)
@@ -86,9 +89,21 @@ class Seller:
         return answers
 
 
-def seller(secret: int, *, output_msat: int = 2_000, pow_bits: int = 0, open_requests_per_second: int = 100) -> Seller:
+def seller(
+    secret: int,
+    *,
+    output_msat: int = 2_000,
+    pow_bits: int = 0,
+    open_requests_per_second: int = 100,
+    open_pow_bits: int = OPEN_REQUEST_POW_BITS,
+) -> Seller:
     key = KeyPair(bytes([secret]) * 32)
-    return Seller(key, offer_of(key, output_msat, pow_bits), open_requests_per_second=open_requests_per_second)
+    return Seller(
+        key,
+        offer_of(key, output_msat, pow_bits),
+        open_requests_per_second=open_requests_per_second,
+        open_pow_bits=open_pow_bits,
+    )
 
 
 def selection_of(*sellers: Seller, budget_msat: int = 100_000, count: int = 3, maximum_pow_bits: int = 20) -> Selection:

@@ -399,3 +399,57 @@ def test_no_plaintext_in_a_sealed_request_makes_a_node_fail(plaintext: bytes) ->
 def test_an_open_request_that_is_none_gets_no_answer(tags: tuple[tuple[str, ...], ...], content: str) -> None:
     draft = UnsignedEvent(CLIENT.public_key, NOW, Kind.QUOTE_REQUEST, tags, content)
     assert seller(3).hear(CLIENT.sign(mine(draft, OPEN_REQUEST_POW_BITS))) == []
+
+
+# ── quotes that come back ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bring_back(node: Seller, quote: dict[str, Any], term: int = 0, n: int = 7) -> Refusal | SessionAccept:
+    request = SessionRequest(quote=quote, term=term, ephemeral_key=EPHEMERAL.public_key)
+    (answer,) = node.hear(seal(request, node, CLIENT, n=n))
+    message = read(answer)
+    assert isinstance(message, RefusalMessage | SessionAccept)
+    return message.to_refusal() if isinstance(message, RefusalMessage) else message
+
+
+def code_of(answer: Refusal | SessionAccept) -> RefusalCode:
+    assert isinstance(answer, Refusal)
+    return answer.code
+
+
+def test_a_quote_that_comes_back_is_all_that_a_node_needs_to_know_of_it() -> None:
+    first = seller(3)
+    (bid,) = first.hear(open_request())
+    again = Seller(first.key, first.offer)
+    assert isinstance(bring_back(again, bid.to_json()), SessionAccept), "this reception has never heard of it"
+    assert code_of(bring_back(again, bid.to_json(), n=8)) is RefusalCode.REPLAYED
+
+
+def test_a_node_that_began_anew_owes_nothing_for_quotes_on_an_offer_it_has_forgotten() -> None:
+    first = seller(3)
+    (bid,) = first.hear(open_request())
+    assert (
+        code_of(bring_back(Seller(first.key, offer_of(first.key, 5_000)), bid.to_json())) is RefusalCode.OFFER_CHANGED
+    )
+
+
+def test_what_was_not_quoted_to_this_key_opens_no_session() -> None:
+    node, other = seller(3), seller(4)
+    (bid,) = node.hear(open_request())
+    (foreign,) = other.hear(open_request())
+    (stranger,) = node.hear(open_request(author=KeyPair(b"\x0a" * 32)))
+    node.load = BUSY
+    (refusal,) = node.hear(forwarded(open_request(budget_msat=AmountMsat(70_000)), node))
+    node.load = NodeLoad(free=2, queue=0, draining=False)
+    wrong = {
+        "tampered with": {**bid.to_json(), "content": "x" + bid.content[1:]},
+        "another signature": {**bid.to_json(), "sig": foreign.signature},
+        "another node's": foreign.to_json(),
+        "another client's": stranger.to_json(),
+        "no quote": refusal.to_json(),
+        "no event": {},
+    }
+    codes = {name: code_of(bring_back(node, quote, n=n)) for n, (name, quote) in enumerate(wrong.items(), 1)}
+    assert codes == dict.fromkeys(wrong, RefusalCode.INVALID_MESSAGE)
+    assert code_of(bring_back(node, bid.to_json(), term=7, n=20)) is RefusalCode.INVALID_MESSAGE
+    assert isinstance(bring_back(node, bid.to_json(), n=21), SessionAccept), "none of it used the quote up"
