@@ -138,8 +138,8 @@ def test_a_node_that_asks_for_more_work_asks_for_it_of_everybody() -> None:
 
 
 def test_one_key_may_call_on_everybody_only_so_often() -> None:
-    node = seller(3)
-    answered = [len(node.hear(open_request(at=NOW + number, bits=16), number * 1_000)) for number in range(33)]
+    node = seller(3, open_pow_bits=4)
+    answered = [len(node.hear(open_request(at=NOW + number, bits=4), number * 1_000)) for number in range(33)]
     assert answered == [1] * 32 + [0]
 
 
@@ -211,16 +211,16 @@ def test_a_router_that_passes_on_what_is_no_good_is_refused_itself(inner: dict[s
 
 
 def test_a_router_may_pass_on_as_much_as_its_clients_ask_and_no_client_more_than_a_key_may() -> None:
-    node, asked = seller(3), 0
+    node, asked = seller(3, open_pow_bits=4), 0
     for number in range(40):
         author = KeyPair(bytes([number + 20]) * 32)
-        request = open_request(author=author, at=NOW + number // 10)
+        request = open_request(author=author, at=NOW + number // 10, bits=4)
         (answer,) = node.hear(forwarded(request, node, n=number), number * 100)
         asked += isinstance(read(answer, author), Quote)
     assert asked == 40
     codes = []
     for number in range(33):
-        request = open_request(at=NOW + 10, budget_msat=AmountMsat(90_000 + number))
+        request = open_request(at=NOW + 10, bits=4, budget_msat=AmountMsat(90_000 + number))
         (answer,) = node.hear(forwarded(request, node, n=100 + number), 10_000 + number * 100)
         said = read(answer)
         codes.append(said.to_refusal().code if isinstance(said, RefusalMessage) else None)
