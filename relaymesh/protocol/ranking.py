@@ -73,7 +73,7 @@ class RankedRow(WireValue):
 
     offer_address: OfferAddress
     offer_id: EventIdField
-    row: Annotated[int, Field(ge=0, lt=MAXIMUM_ROWS)] = 0
+    row: Annotated[int, Field(ge=0, le=MAXIMUM_ROWS - 1)] = 0
     status_id: EventIdField | None = None
     standing: StatedStanding | None = None
     assertion_id: EventIdField | None = None

@@ -13,7 +13,9 @@ from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.offer import Offer
 from relaymesh.protocol.quote import ForwardedRequest, OpenRequest, Quote, QuoteRequest, RefusalMessage
+from relaymesh.protocol.ranking import Ranking
 from relaymesh.protocol.receipt import Receipt
+from relaymesh.protocol.router_announcement import RouterAnnouncement
 from relaymesh.protocol.status import Status
 from tests.house import docstrings
 
@@ -50,6 +52,8 @@ CONTENTS: Final = (
     Content(Kind.RECEIPT, "receipt", Receipt, False),
     Content(Kind.MANIFEST, "manifest", Manifest, False),
     Content(Kind.REPUTATION_ASSERTION, "assertion", Assertion, False),
+    Content(Kind.ROUTER_ANNOUNCEMENT, "router-announcement", RouterAnnouncement, False),
+    Content(Kind.RANKING, "ranking", Ranking, True),
 )
 
 EMBEDDED_EVENTS: Final = {

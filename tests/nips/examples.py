@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
-from tests.nips import example_job, example_market, example_reputation
+from tests.nips import example_job, example_market, example_reputation, example_routing
 from tests.nips.contents import CONTENTS, Content
 from tests.nips.example_market import CLIENT, CLIENT_EPHEMERAL, NODE, NODE_EPHEMERAL
 
@@ -39,6 +39,8 @@ def events() -> dict[str, VerifiedEvent]:
         "receipt": example_job.make_receipt(),
         "manifest": example_reputation.make_manifest(),
         "assertion": example_reputation.make_assertion(),
+        "router-announcement": example_routing.make_announcement(),
+        "ranking": example_routing.make_ranking(),
     }
 
 

@@ -11,6 +11,7 @@ from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fields import Hex32
 from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.offer import MAXIMUM_MODEL_AND_JOB_TAGS, Offer
+from relaymesh.protocol.router_announcement import RouterAnnouncement
 from tests.nips import contents
 from tests.nips.contents import Content
 
@@ -36,6 +37,14 @@ _UNCHECKED: Final[dict[type[WireValue], str]] = {
     Manifest: " Beyond the schema: each model has one benchmark and each relay stands once.",
     Assertion: " Beyond the schema: no event is cited twice.",
 }
+
+_CONDITIONS: Final[dict[type[WireValue], dict[str, Any]]] = {
+    RouterAnnouncement: {
+        "if": {"properties": {"fee_msat": {"type": "integer", "minimum": 1}}, "required": ["fee_msat"]},
+        "then": {"properties": {"ln_pubkey": {"type": "string"}}, "required": ["ln_pubkey"]},
+    }
+}
+"""What fields demand of each other, where a schema can say it."""
 
 
 class _Sealed(BaseModel):
@@ -64,6 +73,7 @@ def build(content: Content) -> dict[str, Any]:
         "title": f"{content.name} ({content.kind.value}), {what}",
     }
     described = schema.pop("description") + _UNCHECKED.get(content.model, "")
+    schema.update(_CONDITIONS.get(content.model, {}))
     return {**head, "description": described, **schema, **({"$defs": definitions} if definitions else {})}
 
 

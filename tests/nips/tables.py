@@ -25,12 +25,14 @@ ELSEWHERE: Final = {
     "SettlementTerm": "a [settlement term](RM-03.md#orders)",
     "QuotedTerm": "a [quoted term](RM-03.md#orders)",
     "MeteredUnits": "[units](RM-03.md#metering-record)",
+    "StatedStanding": "a [stated standing](RM-04.md#ranking)",
     "Event": "a whole event",
 }
 _PATTERNS: Final = {
     "^[0-9a-f]{64}$": "32 bytes, hex",
     "^0[23][0-9a-f]{64}$": "33 bytes, hex",
     "^wss?://[^\\s]{1,200}$": "`ws://` or `wss://` URL",
+    "^38770:[0-9a-f]{64}:[a-z0-9./@-]{1,29}$": "`38770:NODE:LABEL`",
     "^[a-z0-9_./-]{1,40}$": "1 … 40 characters of `[a-z0-9_./-]`",
 }
 _MISSING: Final = object()
@@ -97,7 +99,7 @@ def _type(part: dict[str, Any]) -> str:
         case "array":
             return f"{_span(part.get('minItems', 0), part['maxItems'])} × {_type(part['items'])}"
         case "object" if "patternProperties" in part:
-            return f"at most {part['maxProperties']}, by label"
+            return f"at most {part['maxProperties']}, by {'label' if _named(part) else 'name'}"
         case "boolean":
             return "`true` `false`"
         case other:
@@ -229,6 +231,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "fields-price-row": part_fields("PriceRow", within="offer"),
     "fields-settlement-term": part_fields("SettlementTerm", within="offer"),
     "fields-quoted-term": part_fields("QuotedTerm", within="quote"),
+    "fields-stated-standing": part_fields("StatedStanding", within="ranking"),
     "fields-units": part_fields("MeteredUnits", within="metering"),
     "refusal-codes": refusal_codes,
     "limits-market": market_limits,
