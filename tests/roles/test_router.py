@@ -1,7 +1,5 @@
 """A router among nodes and clients, in memory: it announces, ranks, passes on, serves what it cites, asserts."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import anyio
@@ -9,62 +7,24 @@ import anyio.to_thread
 import pytest
 
 from relaymesh.machines.opening_events import QuotesCollected, RouterAnswered, RoutingRequest
-from relaymesh.machines.routing_events import RoutingSettings
 from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.recomputation import SignedRanking
 from relaymesh.nostr.event import Event, EventId
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.protocol.citation import read_citation
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.ranking import Ranking
 from relaymesh.protocol.refusal import Refusal, RefusalCode
-from relaymesh.protocol.router_announcement import SignedRouterAnnouncement
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.negotiation import collect_quotes
-from relaymesh.roles.router import Router, RouterSettings, RouterTools
 from relaymesh.roles.routers import Examined, RouterExaminer
 from relaymesh.units import AmountMsat
 from tests.roles.market import Market, chat_row, loop_clock, purchase
+from tests.roles.routers import RunningRouter, open_router
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def mine_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A virtual clock does not wait for threads, so proof of work is done where it is asked for."""
-
-    async def call(function: Callable[..., object], *arguments: object) -> object:
-        return function(*arguments)
-
-    monkeypatch.setattr(anyio.to_thread, "run_sync", call)
-
-
-@dataclass
-class RunningRouter:
-    role: Router
-    key: KeyPair
-    announcement: SignedRouterAnnouncement
-
-
-@asynccontextmanager
-async def open_router(market: Market, **routing: object) -> AsyncIterator[RunningRouter]:
-    """A router of this market, with its own view of it."""
-    key = KeyPair.generate()
-    wallet = market.lightning.wallet(f"router-{key.public_key[:8]}")
-    relays = market.connect_relays()
-    settings = RouterSettings(
-        relay_urls=market.relay_urls,
-        routing=replace(RoutingSettings(), **routing),  # type: ignore[arg-type]  # a test names its own fields
-        lightning_node_id=(await wallet.info()).public_key,
-    )
-    tools = RouterTools(key, MemoryLedger(), loop_clock, wallet)
-    async with MarketView(relays, loop_clock) as view, anyio.create_task_group() as tasks:
-        role = Router(settings, relays, view, tools)
-        yield RunningRouter(role, key, await tasks.start(role.run))
-        tasks.cancel_scope.cancel()
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("mine_in_place")]
 
 
 @dataclass
@@ -156,7 +116,7 @@ async def test_several_routers_are_asked_at_once_and_each_node_quotes_once() -> 
             assert len(asked.quotes.quotes) == 2 and all(each.is_right for each in asked.examined)
 
 
-async def test_a_router_that_bends_its_ranking_is_booked_against(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_router_that_bends_its_ranking_is_booked_against() -> None:
     async with Market().open() as market:
         for minimum in (10, 20):
             await market.add_node(chat_row(minimum_msat=AmountMsat(minimum)))
@@ -195,7 +155,7 @@ async def test_a_ranking_whose_events_nobody_shows_is_booked_neither_way() -> No
 async def test_a_router_that_is_silent_does_not_keep_a_client_from_quotes() -> None:
     async with Market().open() as market:
         await market.add_node()
-        nobody = RunningRouter(None, KeyPair.generate(), None)  # type: ignore[arg-type]  # only its key is used
+        nobody = RunningRouter(None, KeyPair.generate(), None, None)  # type: ignore[arg-type]  # only its key is used
         asked = await ask(market, nobody)
         assert not asked.answers and not asked.quotes.quotes
 
@@ -211,7 +171,7 @@ async def test_a_fee_is_refused_first_and_the_invoice_stands_in_the_refusal() ->
             assert router.announcement.announcement.fee_msat == 250
 
 
-async def test_a_receipt_makes_a_standing_and_an_assertion(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_receipt_makes_a_standing_and_an_assertion() -> None:
     async with Market().open() as market:
         node = await market.add_node()
         async with open_router(market) as router:
