@@ -1,4 +1,4 @@
-"""Key files: an identity's secret key and the ledger's key, each alone in a file that only its owner can read.
+"""Key files: an identity's secret key, the ledger's key, a wallet's connection, each alone in its owner's file.
 
 An identity is kept as `nsec1…` (NIP-19) or, under a passphrase, as `ncryptsec1…` (NIP-49). The ledger's key is 64 hex
 characters. A file comes into being whole or not at all, and none is ever overwritten. These functions block, those
@@ -51,7 +51,7 @@ def load_key(path: Path, *, passphrase: str | None = None) -> KeyPair:
         UsageError: There is no such file, others can read it, it holds no key, or the passphrase is wrong, missing or
             for a key that has none.
     """
-    text = _read(path)
+    text = read_secret(path)
     is_encrypted = text.startswith(_ENCRYPTED_PREFIX)
     if is_encrypted and passphrase is None:
         raise UsageError(f"the key in {path} is encrypted (ncryptsec1…): give its passphrase")
@@ -76,7 +76,7 @@ def create_key(path: Path, key: KeyPair, *, passphrase: str | None = None) -> No
         entropy = secrets.token_bytes(ENTROPY_BYTES)
         security = KeySecurity.NOT_HANDLED_INSECURELY
         text = encrypt_secret_key(key.reveal_secret(), passphrase, entropy, security=security)
-    _write(path, text)
+    write_secret(path, text)
 
 
 def load_or_create_ledger_key(path: Path) -> bytes:
@@ -94,7 +94,7 @@ def load_ledger_key(path: Path) -> bytes:
     Raises:
         UsageError: There is no such file, others can read it, or it holds something else.
     """
-    text = _read(path)
+    text = read_secret(path)
     if not is_hex_32(text):
         raise UsageError(f"the ledger key file {path} must hold {KEY_BYTES} bytes as {2 * KEY_BYTES} hex characters")
     return bytes.fromhex(text)
@@ -116,10 +116,15 @@ def _new_key(path: Path, passphrase: str | None) -> None:
 
 
 def _new_ledger_key(path: Path) -> None:
-    _write(path, secrets.token_bytes(KEY_BYTES).hex())
+    write_secret(path, secrets.token_bytes(KEY_BYTES).hex())
 
 
-def _read(path: Path) -> str:
+def read_secret(path: Path) -> str:
+    """The one line of a file that only its owner can read.
+
+    Raises:
+        UsageError: There is no such file, others can read it, or it is empty, too long or no text.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # does not hang on a pipe
         try:
@@ -146,8 +151,12 @@ def _check_is_private(path: Path, mode: int) -> None:
         raise UsageError(f"others can read or change the key file {path} (mode {shown}): run chmod 600 {path}")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a new file, complete and durable before it appears under its name."""
+def write_secret(path: Path, text: str) -> None:
+    """Write a new file for its owner alone, complete and durable before it appears under its name.
+
+    Raises:
+        UsageError: There is such a file already (it stays as it is), or it cannot be written.
+    """
     if not path.name:
         raise UsageError(f"expected a key file's name, got {path}")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
