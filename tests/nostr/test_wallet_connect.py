@@ -102,7 +102,7 @@ def test_a_notification_comes_back_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "",
+        " ",
         "nothing",
         "[]",
         "1",
