@@ -29,10 +29,9 @@ from relaymesh.machines.opening_events import (
 from relaymesh.machines.routed_call import RoutedCall
 from relaymesh.market.bids import (
     Bid,
+    Bidders,
     Question,
     Way,
-    eligible_choices,
-    find_choice,
     find_complaint,
     find_term,
     rank_bids,
@@ -122,6 +121,7 @@ class Opening:
         self._selection, self._signer, self._verify, self._ephemeral_key = selection, signer, verify, ephemeral_key
         self._relay_urls, self._settings = relay_urls, settings or OpeningSettings()
         self._wants_session, self._way, self._standings = wants_session, way, standings
+        self._bidders: Bidders
         self._bids: list[Bid] = []
         self._chosen: Bid | None = None
         self._refusals: dict[PublicKey, Refusal] = {}
@@ -182,6 +182,7 @@ class Opening:
         if self._way in _CALLING:
             wanted = self._requested_job(self._selection.chosen[0])
             self._asking.call(OpenRequest(**wanted.model_dump()), self._open_bits(), now)
+            self._bidders = Bidders(self._selection)
             return
         for choice in self._selection.chosen:
             if choice.candidate.offer.node not in self._refusals:
@@ -221,11 +222,13 @@ class Opening:
             self._take_router_answer(routed, event, now)
             return
         asked = self._asking.find(event)
-        answer = self._read(event) if asked is not None and is_timely(event, now) else None
-        if asked is None or asked.event is None or answer is None:
+        if asked is None or asked.event is None or not is_timely(event, now):
             return
         if asked.choice is None:
-            self._take_bid(asked.event.id, event, answer, now)
+            self._take_bid(asked.event.id, event, now)
+            return
+        answer = self._read(event)
+        if answer is None:
             return
         asked.answered = True
         match answer:
@@ -252,17 +255,14 @@ class Opening:
         except RemoteProtocolError:
             return None
 
-    def _take_bid(
-        self, request_id: EventId, event: VerifiedEvent, answer: MarketMessage | Refusal, now: Moment
-    ) -> None:
-        """Take one bid of each node whose offer we know, so that we know what it may cost at the most."""
+    def _take_bid(self, request_id: EventId, event: VerifiedEvent, now: Moment) -> None:
+        """Take one bid of each node whose offer we know; those of strangers are not even opened."""
         if self._asking.routed is not None:
             self._asking.routed.heard_from(event.public_key)
-        is_first = not any(bid.event.public_key == event.public_key for bid in self._bids)
-        if isinstance(answer, Quote) and is_first:
-            choice = find_choice(self._selection, event.public_key, answer)
-            if choice is not None:
-                self._note_quote(choice, request_id, event, answer, now)
+        answer = self._read(event) if self._bidders.hear(event.public_key) else None
+        choice = self._bidders.find(event.public_key, answer) if isinstance(answer, Quote) else None
+        if isinstance(answer, Quote) and choice is not None:
+            self._note_quote(choice, request_id, event, answer, now)
         self._decide_if_called_all(now)
 
     def _note_quote(self, choice: Choice, request_id: EventId, event: VerifiedEvent, quote: Quote, now: Moment) -> None:
@@ -306,9 +306,8 @@ class Opening:
 
     def _decide_if_called_all(self, now: Moment) -> None:
         """An open request is over when nobody is left to bid, or enough have."""
-        nodes = {each.candidate.offer.node for each in eligible_choices(self._selection)}
         routed = self._asking.routed
-        is_over = bool(nodes) and len(self._bids) >= min(self._settings.enough_bids, len(nodes))
+        is_over = len(self._bids) >= min(self._settings.enough_bids, len(self._bidders))
         if self.state is _S.QUOTING and (routed.is_complete if routed is not None else is_over):
             self._decide(now)
 

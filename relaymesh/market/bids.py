@@ -124,14 +124,33 @@ def find_offered_row(quoted: PriceRow, offer: Offer) -> PriceRow | None:
     return next((row for row in offer.rows if quoted == row or _is_lower(quoted, row)), None)
 
 
-def find_choice(selection: Selection, node: PublicKey, quote: Quote) -> Choice | None:
-    """The eligible candidate that a bid is for: the row of its node's offer that it is no dearer than."""
-    for choice in eligible_choices(selection):
-        offer = choice.candidate.offer
-        is_cited = offer.node == node and offer.event.id == quote.offer_id
-        if is_cited and find_offered_row(quote.row, offer.offer) == choice.candidate.row:
-            return choice
-    return None
+class Bidders:
+    """Whose bids can be taken at their word: all eligible nodes, whose offers are known. Made once for an auction."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._choices: dict[PublicKey, list[Choice]] = {}
+        self._heard: set[PublicKey] = set()
+        for choice in eligible_choices(selection):
+            self._choices.setdefault(choice.candidate.offer.node, []).append(choice)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def hear(self, node: PublicKey) -> bool:
+        """Whether this node's answer is worth opening: that of an eligible one, and the first."""
+        if node not in self._choices or node in self._heard:
+            return False
+        self._heard.add(node)
+        return True
+
+    def find(self, node: PublicKey, quote: Quote) -> Choice | None:
+        """The candidate that a bid is for: the row of its node's offer that it is no dearer than."""
+        for choice in self._choices.get(node, ()):
+            offer = choice.candidate.offer
+            is_cited = offer.event.id == quote.offer_id
+            if is_cited and find_offered_row(quote.row, offer.offer) == choice.candidate.row:
+                return choice
+        return None
 
 
 def rank_bids(bids: Iterable[Bid], selection: Selection, standings: Standings, now: Timestamp) -> tuple[Bid, ...]:

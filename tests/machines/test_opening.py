@@ -213,6 +213,17 @@ def test_strangers_cannot_bid_and_their_refusals_mean_nothing() -> None:
     assert opening.effects() == () and opening.state is OpeningState.QUOTING
 
 
+def test_a_node_whose_bid_was_no_good_does_not_get_to_bid_again() -> None:
+    node, other = seller(3), seller(4)
+    opening = opening_for(node, other, way="open")
+    opening.start(moment())
+    request = call(opening)
+    bid = bid_of(node, request)
+    for each in (lower(bid, output_msat=AmountMsat(9_999)), bid, lower(bid, output_msat=AmountMsat(9_998))):
+        opening.receive(EventArrived(seal(each, node.key, request)), moment())
+    assert opening.effects() == () and opening.state is OpeningState.QUOTING
+
+
 def test_a_node_bids_once() -> None:
     first, other = seller(3), seller(4)
     opening = opening_for(first, other, way="open")

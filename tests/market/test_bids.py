@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.market.bids import Bid, choose_way, find_choice, find_offered_row, find_term, rank_bids
+from relaymesh.market.bids import Bid, Bidders, choose_way, find_offered_row, find_term, rank_bids
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.pricing import cost
 from relaymesh.market.selection import Selection, select
@@ -56,7 +56,7 @@ def selection_of(*candidates: Candidate, count: int = 3) -> Selection:
 def bid(selection: Selection, one: Candidate, **prices: int) -> Bid:
     quote = quote_of(one)
     quote = quote.model_copy(update={"row": quote.row.model_copy(update=prices)})
-    choice = find_choice(selection, one.offer.node, quote)
+    choice = Bidders(selection).find(one.offer.node, quote)
     assert choice is not None
     event = sign(UnsignedEvent(one.offer.node, NOW, Kind.QUOTE, (), one.offer.event.id))
     return Bid(choice, event, quote, find_term(quote, selection.request) or 0)
@@ -66,10 +66,17 @@ def test_a_bid_is_for_a_row_of_its_own_nodes_offer() -> None:
     one, other = candidate(1), candidate(2)
     selection = selection_of(one, other, count=1)
     for each in (one, other):
-        choice = find_choice(selection, each.offer.node, quote_of(each))
+        choice = Bidders(selection).find(each.offer.node, quote_of(each))
         assert choice is not None and choice.candidate == each
-    assert find_choice(selection, other.offer.node, quote_of(one)) is None
-    assert find_choice(selection_of(one), other.offer.node, quote_of(other)) is None
+    assert Bidders(selection).find(other.offer.node, quote_of(one)) is None
+    assert Bidders(selection_of(one)).find(other.offer.node, quote_of(other)) is None
+    assert len(Bidders(selection)) == 2
+
+
+def test_one_answer_of_each_bidder_is_opened_and_none_of_a_stranger() -> None:
+    one, other = candidate(1), candidate(2)
+    bidders = Bidders(selection_of(one))
+    assert [bidders.hear(each.offer.node) for each in (one, one, other)] == [True, False, False]
 
 
 def test_bids_are_ranked_by_what_they_say_and_not_by_what_was_posted() -> None:
