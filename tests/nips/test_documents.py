@@ -22,7 +22,19 @@ DOCUMENTS = (
     "docs/decisions.md",
 )
 SPOKEN = {int(content.kind) for content in CONTENTS}
-OTHERS = {int(Kind.GENERIC_REPOST), int(Kind.RELAY_LIST), int(Kind.AUTHENTICATION), int(Kind.TRUSTED_ASSERTION)}
+OTHERS = {
+    int(kind)
+    for kind in (
+        Kind.GENERIC_REPOST,
+        Kind.RELAY_LIST,
+        Kind.AUTHENTICATION,
+        Kind.TRUSTED_ASSERTION,
+        Kind.WALLET_INFORMATION,
+        Kind.WALLET_REQUEST,
+        Kind.WALLET_RESPONSE,
+        Kind.WALLET_NOTIFICATION,
+    )
+}
 RESERVED_MESSAGES = {"QUOTE", "SEALED", "COMMITMENT"}
 
 
