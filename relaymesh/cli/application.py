@@ -15,6 +15,7 @@ from relaymesh.cli.receipts import receipt_commands
 from relaymesh.cli.relay import relay_commands
 from relaymesh.cli.router import router_commands
 from relaymesh.cli.running import fail
+from relaymesh.cli.traffic import traffic
 from relaymesh.cli.wallet import wallet_commands
 
 application = typer.Typer(
@@ -45,6 +46,7 @@ def _root(
 
 application.command("demo", short_help="Run a whole market on this machine, and buy in it.")(demo)
 application.command("offers", short_help="Show who offers what, and who has room.")(offers)
+application.command("traffic", short_help="Show the market's messages as they pass.")(traffic)
 application.command("quote", short_help="Ask the best nodes for binding quotes.")(quote)
 application.command("infer", short_help="Buy an answer, and pay it over Lightning.")(infer)
 for name, commands in {

@@ -1,30 +1,28 @@
 """`relaymesh offers`: the live market, from any relay."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import run
-from relaymesh.cli.terminal import clean_line
 from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from rich.table import Table
-
-    from relaymesh.protocol.codec import SignedOffer, SignedStatus
-    from relaymesh.protocol.offer import PriceRow
+    from relaymesh.cli.market_snapshot import MarketSnapshot
     from relaymesh.roles.market_view import MarketView
 
 LOOK_SECONDS = 1
+REST_SECONDS = 0.25
 
 
 def offers(
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay, and show every change; with --json a line for each.")
+        bool,
+        typer.Option("--watch", help="Stay, and show every change; with --json a line for each."),
     ] = False,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     relay: RelayOption = None,
@@ -34,6 +32,8 @@ def offers(
     """Show who offers which models at which prices, and who has room."""
 
     async def command() -> int:
+        from relaymesh.cli.market_screen import show_market
+        from relaymesh.cli.market_snapshot import take_snapshot
         from relaymesh.cli.settings_source import load_settings
         from relaymesh.cli.wiring import open_market
 
@@ -43,18 +43,19 @@ def offers(
                 raise RelayError(market.unreachable)
             if watch:
                 await _watch(market, model, as_json)
-            rows = list_rows(market, model)
+            snapshot = take_snapshot(market, model)
             if as_json:
-                print(json.dumps(rows))
-            elif not rows:
+                print(json.dumps(snapshot.rows))
+            elif not snapshot.rows:
                 wanted = f" of {model}" if model else ""
                 where = ", ".join(settings.network.relays)
                 print(f"No offers{wanted} on {where}; `relaymesh node serve` makes one.")
             else:
                 from rich.console import Console
 
-                Console().print(_table(rows))
-        return 0 if rows else 1
+                console = Console()
+                console.print(show_market(snapshot, console.width))
+        return 0 if snapshot.rows else 1
 
     run(command)
 
@@ -64,70 +65,32 @@ async def _watch(market: "MarketView", model: str | None, as_json: bool) -> None
     from rich.console import Console
     from rich.live import Live
 
+    from relaymesh.cli.market_screen import show_market
+
     if as_json:
-        async for rows in _changes(market, model):
-            print(json.dumps(rows), flush=True)
-    with Live(console=Console(), refresh_per_second=4) as live:
-        async for rows in _changes(market, model):
-            live.update(_table(rows))
+        earlier: MarketSnapshot | None = None
+        async for snapshot in _snapshots(market, model):
+            for change in snapshot.changes_since(earlier):
+                print(json.dumps(change), flush=True)
+            earlier = snapshot
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        async for snapshot in _snapshots(market, model):
+            live.update(show_market(snapshot, console.width, console.height), refresh=True)
 
 
-async def _changes(market: "MarketView", model: str | None) -> "AsyncIterator[list[dict[str, Any]]]":
-    """The rows now, and whenever they are others; looks by itself too, since what expires sends no event."""
+async def _snapshots(market: "MarketView", model: str | None) -> "AsyncIterator[MarketSnapshot]":
+    """The market now and again and again; looks by itself too, since what ends sends no event.
+
+    It rests at least `REST_SECONDS`, and four times as long as looking took: a large market must not take a processor.
+    """
     import anyio
 
-    shown: list[dict[str, Any]] | None = None
+    from relaymesh.cli.market_snapshot import take_snapshot
+
     while True:
-        rows = list_rows(market, model)
-        if rows != shown:
-            shown = rows
-            yield rows
+        began = anyio.current_time()
+        yield take_snapshot(market, model)
+        await anyio.sleep(max(REST_SECONDS, 4 * (anyio.current_time() - began)))
         with anyio.move_on_after(LOOK_SECONDS):
             await market.wait_changed()
-
-
-def list_rows(market: "MarketView", model: str | None) -> list[dict[str, Any]]:
-    """Every price row in view, with the node's load; cheapest output first."""
-    now = market.clock().timestamp
-    rows = [
-        _describe(signed, row, market.directory.status(signed.node, now))
-        for signed in market.directory.offers(now)
-        for row in signed.offer.rows
-        if model in (None, row.model)
-    ]
-    return sorted(rows, key=lambda row: (row["model"], row["output_msat"] / row["per"], row["node"]))
-
-
-def _describe(signed: "SignedOffer", row: "PriceRow", status: "SignedStatus | None") -> dict[str, Any]:
-    from relaymesh.nostr.identifiers import encode_public_key
-
-    load = status.status.labels.get(signed.label) if status is not None else None
-    return {
-        "node": encode_public_key(signed.node),
-        "public_key": signed.node,
-        "label": signed.label,
-        "offer_id": signed.event.id,
-        "state": status.status.state if status is not None else "unseen",
-        "free": load.free if load is not None else 0,
-        "queue": load.queue if load is not None else 0,
-        "settlement": [term.model_dump(mode="json") for term in signed.offer.settlement],
-        **row.model_dump(mode="json"),
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("node", "model", "jobs", "price (msat)", "free")
-    for row in rows:
-        per = "" if row["per"] == 1 else f"{row['per']:,} "
-        price = f"{row['input_msat']:,} in, {row['output_msat']:,} out per {per}{row['unit']}s"
-        table.add_row(
-            f"{row['node'][:12]}…\n{row['label']}",
-            escape(clean_line(row["model"])),
-            "\n".join(row["job_types"]),
-            f"{price}\nat least {row['minimum_msat']:,}",
-            str(row["free"]) if row["state"] == "up" else row["state"],
-        )
-    return table

@@ -63,6 +63,10 @@ class KeptColumns:
         """Nothing was heard of a node lately."""
         self._tell(node, lambda columns: columns.set_status(node, None))
 
+    def offers_of(self, node: PublicKey) -> tuple[Entry, ...]:
+        """Where a node's live offers stand."""
+        return self._offers.get(node, ())
+
     @property
     def standings(self) -> Standings:
         """What is known about nodes, of whom anything is."""

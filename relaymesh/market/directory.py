@@ -33,7 +33,7 @@ from relaymesh.market.state import (
     sequence_of,
     subject_key,
 )
-from relaymesh.market.state_memory import Entry, StateMemory
+from relaymesh.market.state_memory import Entry, RelayNumbers, StateMemory
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.packed_event import unpack
@@ -41,7 +41,7 @@ from relaymesh.protocol.assertion import SignedAssertion
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.manifest import SignedManifest
-from relaymesh.protocol.router_announcement import SignedRouterAnnouncement
+from relaymesh.protocol.router_announcement import ROUTER_LABEL, SignedRouterAnnouncement
 from relaymesh.protocol.status import STATUS_LABEL
 from relaymesh.units import Timestamp
 
@@ -49,7 +49,6 @@ MAXIMUM_NODES: Final = 200_000
 MAXIMUM_REMEMBERED_SEQUENCES: Final = 200_000
 MAXIMUM_EQUIVOCATIONS: Final = 64
 MAXIMUM_LAST_IGNORED: Final = 32
-MAXIMUM_RELAYS: Final = 255
 
 KeyT = TypeVar("KeyT")
 StateT = TypeVar("StateT", bound=State)
@@ -80,7 +79,7 @@ class Directory:
         self._equivocations: dict[Address, tuple[VerifiedEvent, VerifiedEvent]] = {}
         self._ignored: dict[Ignored, int] = dict.fromkeys(Ignored, 0)
         self._last_ignored: deque[IgnoredEvent] = deque(maxlen=MAXIMUM_LAST_IGNORED)
-        self._relays: dict[str, int] = {}
+        self._relays = RelayNumbers()
         self._columns = KeptColumns(self._bucket, self._recall_offer)
         self._revision = 0
 
@@ -133,7 +132,7 @@ class Directory:
         entry = self._by_event.get(event_id)
         if entry is None:
             return False
-        number = self._number_of(relay_url)
+        number = self._relays.number_of(relay_url)
         if number not in entry.relays:
             entry.relays += number
         return True
@@ -187,11 +186,28 @@ class Directory:
         entry = self._by_event.get(event_id)
         return None if entry is None else entry.address
 
+    def relays_named_by(self, author: PublicKey) -> frozenset[str]:
+        """The relays that an author's live offers and router announcement name as theirs."""
+        named = {
+            url for offer in self._columns.offers_of(author) for url in self._recall(offer, SignedOffer).offer.relays
+        }
+        router = self._find((author, Kind.ROUTER_ANNOUNCEMENT, ROUTER_LABEL), SignedRouterAnnouncement)
+        return frozenset(named if router is None else named.union(router.announcement.relays))
+
+    @property
+    def live_events(self) -> int:
+        """How many events are live, of all kinds."""
+        return len(self._entries)
+
+    def carried_by(self, relay_url: str) -> int:
+        """How many of the live events this relay carried."""
+        number = self._relays.number_of(relay_url)
+        return sum(number in entry.relays for entry in self._entries.values())
+
     def relays_of(self, event_id: EventId) -> tuple[str, ...]:
         """Which relays carried this live event, in the order in which they did."""
         entry = self._by_event.get(event_id)
-        urls = tuple(self._relays)
-        return () if entry is None else tuple(urls[number] for number in entry.relays)
+        return () if entry is None else self._relays.urls_of(entry.relays)
 
     def select(
         self, request: BuyerRequest, *, seed: bytes, count: int, now: Timestamp, policy: Policy = CHEAPEST
@@ -262,15 +278,6 @@ class Directory:
     def _live_status(self, node: PublicKey) -> SignedStatus | None:
         return self._find((node, Kind.STATUS, STATUS_LABEL), SignedStatus)
 
-    def _number_of(self, relay_url: str) -> bytes:
-        """A relay's number, as one byte; relays that come after the last number share it."""
-        number = self._relays.get(relay_url)
-        if number is None:
-            number = len(self._relays)
-            if number < MAXIMUM_RELAYS:
-                self._relays[relay_url] = number
-        return bytes((min(number, MAXIMUM_RELAYS - 1),))
-
     # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _ignore(self, event: VerifiedEvent, relay_url: str, reason: Ignored, detail: str) -> None:
@@ -326,7 +333,7 @@ class Directory:
         else:
             self._unlink(entry)
         self._memory.keep(entry, state)
-        entry.relays = self._number_of(relay_url)
+        entry.relays = self._relays.number_of(relay_url)
         self._by_event[entry.event_id] = entry
         self._expiry.schedule(entry, entry.ends_at)
         entry.lookup_keys = tuple(self._lookup(key, entry) for key in STATE_KINDS[address[1]].lookup_keys(state))

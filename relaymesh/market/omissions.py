@@ -1,15 +1,15 @@
 """Omissions: which relay withholds what others deliver, judged by what came in and by nothing else (RM-01, "Relays").
 
-A relay is suspected of an event when it was being followed before the event was made, had sent all it had stored, and
-has still not delivered the event a while after another relay did. Whoever publishes to one relay alone makes the others
-look as if they withheld it, so this is something to show to a person and no proof of anything.
+A relay is suspected of an event when its author says that he publishes there, when it was being followed before the
+event was made and had sent all it had stored, and when it has still not delivered the event a while after another relay
+did. Whoever says that he publishes where he does not makes a relay look bad, so this is no proof: it is for a person.
 
 Everything costs the same however much is live: what is young waits in a queue, each event is looked at once when it is
 no longer young, and only what is withheld is remembered longer.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -64,11 +64,13 @@ class Omissions(Generic[AddressT]):
     """What each relay delivered of the live state, and what it did not.
 
     Args:
+        is_expected: Whether what stands at an address should be on a relay; asked only about what did not come.
         grace_seconds: So long after another relay's delivery an event may still come; one that is replaced sooner is
             not judged.
     """
 
-    def __init__(self, grace_seconds: int = GRACE_SECONDS) -> None:
+    def __init__(self, is_expected: Callable[[AddressT, str], bool], grace_seconds: int = GRACE_SECONDS) -> None:
+        self._is_expected = is_expected
         self._grace_seconds = grace_seconds
         self._relays: dict[str, _Relay[AddressT]] = {}
         self._young: dict[AddressT, _Event[AddressT]] = {}
@@ -141,6 +143,8 @@ class Omissions(Generic[AddressT]):
     def _look_at(self, event: _Event[AddressT]) -> None:
         for url, relay in self._relays.items():
             if url in event.carriers or relay.complete_since is None or relay.complete_since > event.known_at:
+                continue
+            if not self._is_expected(event.address, url):
                 continue
             relay.withheld += 1
             relay.missing[event.address] = event.event_id

@@ -11,6 +11,7 @@ from relaymesh.nostr.event import EventId
 from relaymesh.nostr.packed_event import pack, unpack
 from relaymesh.units import Timestamp
 
+MAXIMUM_RELAYS: Final = 255
 MAXIMUM_READ: Final = 8_192
 """So many values of each kind are kept beside their packed events."""
 
@@ -34,6 +35,27 @@ class Entry:
         self.relays = b""
         """The numbers of the relays that carried it, in the order in which they did."""
         self.value: State | None = None
+
+
+class RelayNumbers:
+    """Relays by number, so that one byte says who carries an entry; those after the last number share it."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number_of(self, relay_url: str) -> bytes:
+        """A relay's number as one byte; a new one's is the next."""
+        number = self._numbers.get(relay_url)
+        if number is None:
+            number = len(self._numbers)
+            if number < MAXIMUM_RELAYS:
+                self._numbers[relay_url] = number
+        return bytes((min(number, MAXIMUM_RELAYS - 1),))
+
+    def urls_of(self, numbers: bytes) -> tuple[str, ...]:
+        """The relays with these numbers."""
+        urls = tuple(self._numbers)
+        return tuple(urls[number] for number in numbers)
 
 
 class StateMemory:

@@ -15,6 +15,7 @@ from relaymesh.market.standing import Standings
 from relaymesh.market.state import STATE_KINDS, Address
 from relaymesh.nostr.event import EventId
 from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.relay_urls import is_same_relay
 from relaymesh.ports.relays import Carried, Delivered, Delivery, RelayGone, Relays, StoredEventsEnd
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.roles.clock_check import check_clock
@@ -43,7 +44,7 @@ class MarketView:
         self.directory = Directory()
         self.clock = clock
         self._relays, self._candidates = relays, candidates
-        self._omissions: Omissions[Address] = Omissions()
+        self._omissions: Omissions[Address] = Omissions(self._is_expected)
         self._changed = anyio.Event()
         self._complete: set[str] = set()
         self._oldest: dict[str, Timestamp] = {}
@@ -62,6 +63,16 @@ class MarketView:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
         return await self._tasks.__aexit__(error_type, error, trace)
+
+    @property
+    def relay_urls(self) -> tuple[str, ...]:
+        """Our relays, in order of preference."""
+        return self._relays.urls
+
+    @property
+    def complete_relays(self) -> frozenset[str]:
+        """The relays that have sent all they had stored."""
+        return frozenset(self._complete)
 
     @property
     def is_complete(self) -> bool:
@@ -171,10 +182,19 @@ class MarketView:
         else:
             self._note_carrier(url, event.id)
 
+    def _deliver_page(self, delivered: Delivered) -> None:
+        """One event of a page, unless it was refused when it came before the page."""
+        if all(delivered.event.id != ignored.event_id for ignored in self.directory.last_ignored):
+            self._deliver(delivered)
+
     def _note_carrier(self, url: str, event_id: EventId) -> None:
         address = self.directory.address_of(event_id)
         if address is not None:
             self._omissions.carried(url, address, event_id, self.clock().timestamp)
+
+    def _is_expected(self, address: Address, url: str) -> bool:
+        """Whether an author says that he publishes on a relay: state goes to all of one's relays (RM-01, "Relays")."""
+        return any(is_same_relay(named, (url,)) for named in self.directory.relays_named_by(address[0]))
 
     def _fetch_the_rest(self, url: str, is_everything: bool | None) -> None:
         """A relay has ended its first answer; whether or not it could say all in one, it will have said all."""
@@ -194,7 +214,7 @@ class MarketView:
 
     async def _page(self, url: str, until: Timestamp, scope: anyio.CancelScope) -> None:
         with scope, Contained("market"):
-            await page_back(self._relays, url, MARKET_FILTER, until, self._deliver)
+            await page_back(self._relays, url, MARKET_FILTER, until, self._deliver_page)
         if not scope.cancelled_caught:
             self._is_complete_now(url)
 

@@ -33,14 +33,14 @@ async def page_back(
         relay_url: Which relay.
         wanted: Which events.
         until: Where the first page begins: when the oldest event was made that the relay has sent so far.
-        take: Called with each event, also with those that came before.
+        take: Called with each event; with some of the second in which the first page begins, that were sent before.
 
     Returns:
         Whether the relay was followed to the end: it answered every page in time.
     """
     known: frozenset[EventId] = frozenset()
     for _ in range(MAXIMUM_PAGES):
-        page = _Page(take)
+        page = _Page(take, known)
         filters = (replace(wanted, until=until),)
         with anyio.move_on_after(PAGE_SECONDS):
             async with relays.subscribe(filters, (relay_url,)) as deliveries:
@@ -62,8 +62,8 @@ async def page_back(
 
 
 class _Page:
-    def __init__(self, take: Callable[[Delivered], None]) -> None:
-        self._take = take
+    def __init__(self, take: Callable[[Delivered], None], known: frozenset[EventId]) -> None:
+        self._take, self._known = take, known
         self.ids: set[EventId] = set()
         self.oldest = Timestamp(0)
         self.end: StoredEventsEnd | None = None
@@ -73,4 +73,5 @@ class _Page:
         created_at = delivered.event.created_at
         self.oldest = min(self.oldest, created_at) if self.ids else created_at
         self.ids.add(delivered.event.id)
-        self._take(delivered)
+        if delivered.event.id not in self._known:
+            self._take(delivered)

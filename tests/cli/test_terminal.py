@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from relaymesh.cli.offers import _table
+from relaymesh.cli.market_screen import price_table
 from relaymesh.cli.terminal import clean_line, clean_text, short_npub
 from relaymesh.nostr.identifiers import decode_public_key, encode_public_key
 
@@ -30,7 +30,7 @@ def test_a_models_name_is_neither_markup_nor_an_order_to_the_terminal() -> None:
     prices = {"input_msat": 1, "output_msat": 2, "per": 1, "unit": "byte", "minimum_msat": 3}
     screen = io.StringIO()
     Console(file=screen, force_terminal=True, color_system=None, width=200).print(
-        _table([{**row, **prices, "state": "up", "free": 1}])
+        price_table([{**row, **prices, "state": "up", "free": 1, "queue": 0, "standing": None}], None)
     )
     assert "[/] [bold]m[/bold]" in screen.getvalue()
     assert "\x1b]" not in screen.getvalue()

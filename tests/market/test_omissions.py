@@ -27,7 +27,7 @@ def event_id(number: int) -> EventId:
 class Watched:
     """Two relays, both complete from the beginning, and what is told of them."""
 
-    omissions: Omissions[str] = field(default_factory=Omissions)
+    omissions: Omissions[str] = field(default_factory=lambda: Omissions(lambda address, _: address != "elsewhere"))
 
     def __post_init__(self) -> None:
         for url in (HONEST, OTHER):
@@ -53,6 +53,12 @@ def test_what_a_relay_has_not_delivered_in_time_it_withholds() -> None:
     assert watched.report(1 + GRACE_SECONDS) == RelayReport(OTHER, withheld=1, missing=missing)
     honest, _ = watched.omissions.reports()
     assert honest == RelayReport(HONEST, delivered=1)
+
+
+def test_what_its_author_publishes_elsewhere_is_not_expected_of_a_relay() -> None:
+    watched = Watched()
+    watched.placed(1, address="elsewhere")
+    assert watched.report(100) == RelayReport(OTHER)
 
 
 def test_who_delivers_within_the_grace_is_not_suspected() -> None:
@@ -144,7 +150,7 @@ steps = st.tuples(
 def test_only_what_stands_is_missing_and_only_from_relays_that_never_brought_it(
     drawn: list[tuple[str, str, str, int]],
 ) -> None:
-    omissions: Omissions[str] = Omissions(grace_seconds=3)
+    omissions: Omissions[str] = Omissions(lambda *_: True, grace_seconds=3)
     standing: dict[str, EventId] = {}
     brought: set[tuple[str, EventId]] = set()
     second = 0

@@ -19,10 +19,13 @@ from tests.roles.market import loop_clock
 pytestmark = pytest.mark.anyio
 
 
-def offer(number: int, label: str = "main", age: int = 0) -> SignedOffer:
+EVERYWHERE = tuple(f"ws://relay-{number}.test/" for number in range(3))
+
+
+def offer(number: int, label: str = "main", age: int = 0, relays: tuple[str, ...] = EVERYWHERE) -> SignedOffer:
     """An offer that node `number` makes now."""
     now = loop_clock().timestamp
-    return signed_offer(node(number), label, seq=now, created_at=now - age, valid_until=now + 3_600)
+    return signed_offer(node(number), label, seq=now, created_at=now - age, valid_until=now + 3_600, relays=relays)
 
 
 def three_relays(maximum_answer: int | None = None) -> tuple[MemoryRelay, ...]:
@@ -103,6 +106,15 @@ async def test_a_relay_that_loses_what_others_deliver_is_reported_with_what_it_w
         publish(withheld.event, relays[1])
         await settle()
         assert report_of(view, relays[1]) == RelayReport(relays[1].url, delivered=2, withheld=1, late=1)
+
+
+async def test_a_relay_where_a_node_does_not_publish_withholds_nothing_of_it() -> None:
+    relays = three_relays()
+    async with view_of(*relays) as view:
+        await anyio.sleep(2)
+        publish(offer(7, relays=(relays[0].url, "ws://user@nonsense")).event, relays[0])
+        await anyio.sleep(GRACE_SECONDS + 1)
+        assert [report_of(view, relay).withheld for relay in relays] == [0, 0, 0]
 
 
 async def test_what_has_ended_is_withheld_by_nobody() -> None:
