@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import orjson
+
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.eligibility import BuyerRequest, Exclusion
 from relaymesh.market.policy import Policy
@@ -12,7 +14,7 @@ from relaymesh.market.selection import Choice, Selection
 from relaymesh.market.standing import UNKNOWN, Standing
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.proof_of_work import committed_bits
-from relaymesh.protocol.content import MAXIMUM_PLAINTEXT_BYTES, encode_content
+from relaymesh.protocol.content import MAXIMUM_PLAINTEXT_BYTES
 from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.quote import RequestedJob
 from relaymesh.protocol.ranking import (
@@ -209,6 +211,6 @@ def place_of(candidate: Candidate) -> int:
 
 def _shorten(ranking: Ranking) -> Ranking:
     """The ranking without the last rows that one message has no room for."""
-    while len(encode_content(ranking.to_fields()).encode()) + _SALT_BYTES > MAXIMUM_PLAINTEXT_BYTES:
+    while len(orjson.dumps(ranking.to_fields())) + _SALT_BYTES > MAXIMUM_PLAINTEXT_BYTES:
         ranking = ranking.model_copy(update={"rows": ranking.rows[:-1]})
     return ranking

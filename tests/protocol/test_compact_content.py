@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.protocol.content import check_content
+from relaymesh.protocol.content import _read_compact, check_content
 from relaymesh.units import MAXIMUM_INTEGER
 
 NUMBERS = (
@@ -62,3 +62,16 @@ def test_compact_content_that_breaks_a_rule_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ['{"a":9007199254740991}', '{"a":' * 8 + "1" + "}" * 8, '{"a":":1.5"}', '{"a":"é😀"}'])
 def test_compact_content_at_the_edge_of_a_rule_is_read(text: str) -> None:
     assert check_content(text) == orjson.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":"38770:1e5f"}', '{"a":[":12345678901234567890",",1.5"]}', '{"a":"\\":1e5","b":"\\\\","c":":1.0"}'],
+)
+def test_what_only_looks_like_an_unusual_number_is_read_the_short_way(text: str) -> None:
+    assert _read_compact(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ['{"a":"\\\\","b":1e5}', '{"a":":","b":[1.0]}', '{"a":"x","b":12345678901234567890}'])
+def test_an_unusual_number_behind_a_string_is_looked_at(text: str) -> None:
+    assert _read_compact(text.encode()) is None
