@@ -106,13 +106,15 @@ def _undelivered(input_bytes: int) -> MeteredUnits:
 def _metered(tranches: tuple[TrancheRecord, ...], commitments: JobCommitments) -> tuple[MeteredTranche, ...]:
     return tuple(
         MeteredTranche(
-            payment_commitment=commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash),
+            payment_commitment=commit_to_payment(
+                commitments.payment_salt(tranche.tranche), tranche.payment_hash or "00" * 32
+            ),
             msat=tranche.amount_msat,
             units_paid=tranche.units,
             units_used=0,
         )
         for tranche in tranches
-        if tranche.amount_msat and tranche.state in (_State.PAID, _State.RELEASED)
+        if tranche.state in (_State.PAID, _State.RELEASED)
     )
 
 

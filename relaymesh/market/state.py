@@ -17,9 +17,10 @@ from relaymesh.protocol.assertion import SignedAssertion, read_assertion
 from relaymesh.protocol.codec import STATE_FUTURE_SECONDS, SignedOffer, SignedStatus, read_offer, read_status
 from relaymesh.protocol.manifest import SignedManifest, read_manifest
 from relaymesh.protocol.router_announcement import SignedRouterAnnouncement, read_router_announcement
+from relaymesh.protocol.stake import SignedStake, read_stake
 from relaymesh.units import MAXIMUM_INTEGER, Timestamp
 
-State = SignedOffer | SignedStatus | SignedManifest | SignedRouterAnnouncement | SignedAssertion
+State = SignedOffer | SignedStatus | SignedManifest | SignedRouterAnnouncement | SignedAssertion | SignedStake
 
 Address = tuple[PublicKey, int, str]
 """Author, kind and `d`: what one piece of addressable state is known by (NIP-01)."""
@@ -29,6 +30,7 @@ LookupKey = tuple[object, ...]
 
 ALL_OFFERS: Final[LookupKey] = ("offers",)
 ALL_ROUTERS: Final[LookupKey] = ("routers",)
+ALL_STAKES: Final[LookupKey] = ("stakes",)
 
 
 class Ignored(Enum):
@@ -164,6 +166,13 @@ STATE_KINDS: Final[Mapping[int, StateKind]] = MappingProxyType(
             lambda state: state.assertion.valid_until,
             _assertion_keys,
             4_096,
+        ),
+        Kind.STAKE_COMMITMENT: StateKind(
+            read_stake,
+            lambda state: state.stake.seq,
+            lambda state: state.stake.valid_until,
+            lambda _: iter((ALL_STAKES,)),
+            1,
         ),
     }
 )

@@ -137,6 +137,17 @@ def is_valid_signature(public_key: PublicKey, digest: bytes, signature: bytes) -
     return key is not None and bool(key.verify(signature, digest))
 
 
+def recover_public_key(digest: bytes, signature: bytes, recovery_id: int) -> str | None:
+    """The compressed key (33 bytes, hex) whose ECDSA signature (r and s, 64 bytes) over `digest` this is, or None."""
+    if len(signature) != 64 or len(digest) != 32 or not 0 <= recovery_id <= 3:
+        return None
+    try:
+        key = coincurve.PublicKey.from_signature_and_message(signature + bytes((recovery_id,)), digest, hasher=None)
+    except ValueError:
+        return None
+    return bytes(key.format(compressed=True)).hex()
+
+
 def has_valid_id(event: Event) -> bool:
     """Whether the claimed id is the one that the event's own bytes hash to (NIP-01)."""
     try:

@@ -49,7 +49,7 @@ def build_metering(
 
 def read_metering(event: VerifiedEvent) -> SignedMetering:
     """Read an 8770; RemoteProtocolError if it is not a valid metering record."""
-    client = _read_evidence(event, Kind.METERING)
+    client = read_subject(event, Kind.METERING)
     if event.size > MAXIMUM_RECORD_BYTES:
         raise RemoteProtocolError(f"a metering record must be at most {MAXIMUM_RECORD_BYTES} bytes, to fit a receipt")
     return SignedMetering(event, MeteringRecord.from_text(event.content), client)
@@ -72,7 +72,7 @@ def read_receipt(event: VerifiedEvent, verify: Verifier) -> SignedReceipt:
     Raises:
         RemoteProtocolError: The receipt or the record is invalid, or the receipt's author is not the record's client.
     """
-    node = _read_evidence(event, Kind.RECEIPT)
+    node = read_subject(event, Kind.RECEIPT)
     receipt = Receipt.from_text(event.content)
     metering = read_metering(verify(parse_event(receipt.metering)))
     if metering.client != event.public_key:
@@ -97,7 +97,8 @@ def claimed_job(event: Event) -> JobId | None:
     return JobId(job_id) if isinstance(job_id, str) else None
 
 
-def _read_evidence(event: VerifiedEvent, kind: Kind) -> PublicKey:
+def read_subject(event: VerifiedEvent, kind: Kind) -> PublicKey:
+    """The one other party that an 877x of this kind names; RemoteProtocolError if it is another kind or names none."""
     if event.kind != kind:
         raise RemoteProtocolError(f"expected an event of kind {int(kind)}, not {event.kind}")
     subjects = event.tag_values("p")

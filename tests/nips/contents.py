@@ -8,6 +8,7 @@ from typing import Any, Final
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.assertion import Assertion
 from relaymesh.protocol.content import WireValue
+from relaymesh.protocol.fraud_proof import FraudProof
 from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
 from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.metering import MeteringRecord
@@ -16,6 +17,9 @@ from relaymesh.protocol.quote import ForwardedRequest, OpenRequest, Quote, Quote
 from relaymesh.protocol.ranking import Ranking
 from relaymesh.protocol.receipt import Receipt
 from relaymesh.protocol.router_announcement import RouterAnnouncement
+from relaymesh.protocol.sealed_commitment import SealedCommitment
+from relaymesh.protocol.slash import Slash
+from relaymesh.protocol.stake import StakeCommitment
 from relaymesh.protocol.status import Status
 from tests.house import docstrings
 
@@ -54,6 +58,10 @@ CONTENTS: Final = (
     Content(Kind.REPUTATION_ASSERTION, "assertion", Assertion, False),
     Content(Kind.ROUTER_ANNOUNCEMENT, "router-announcement", RouterAnnouncement, False),
     Content(Kind.RANKING, "ranking", Ranking, True),
+    Content(Kind.STAKE_COMMITMENT, "stake", StakeCommitment, False),
+    Content(Kind.FRAUD_PROOF, "fraud-proof", FraudProof, False),
+    Content(Kind.SLASH, "slash", Slash, False),
+    Content(Kind.SEALED_COMMITMENT, "sealed-commitment", SealedCommitment, False),
 )
 
 EMBEDDED_EVENTS: Final = {
@@ -61,6 +69,7 @@ EMBEDDED_EVENTS: Final = {
     ("SessionRequest", "quote"),
     ("PostedAccept", "quote"),
     ("Receipt", "metering"),
+    ("DisclosedEvent", "event"),
 }
 """Fields that hold a whole event, which another schema describes."""
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.nostr.keys import KeyPair
-from tests.nips import example_job, example_market, example_reputation, example_routing
+from tests.nips import example_fraud, example_job, example_market, example_reputation, example_routing
 from tests.nips.contents import CONTENTS, Content
 from tests.nips.example_market import CLIENT, CLIENT_EPHEMERAL, NODE, NODE_EPHEMERAL
 
@@ -16,6 +16,7 @@ KEYS: Final[dict[str, KeyPair]] = {
     "node_ephemeral": NODE_EPHEMERAL,
     "lightning_node": KeyPair(example_market.LIGHTNING_SECRET),
     "observer": example_reputation.OBSERVER,
+    "cheat": example_fraud.CHEAT,
     "router": example_market.ROUTER,
 }
 
@@ -41,6 +42,10 @@ def events() -> dict[str, VerifiedEvent]:
         "assertion": example_reputation.make_assertion(),
         "router-announcement": example_routing.make_announcement(),
         "ranking": example_routing.make_ranking(),
+        "stake": example_fraud.make_stake(),
+        "fraud-proof": example_fraud.make_proof(),
+        "slash": example_fraud.make_slash_event(),
+        "sealed-commitment": example_fraud.make_commitment(),
     }
 
 

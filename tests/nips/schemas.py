@@ -12,6 +12,9 @@ from relaymesh.protocol.fields import Hex32
 from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.offer import MAXIMUM_MODEL_AND_JOB_TAGS, Offer
 from relaymesh.protocol.router_announcement import RouterAnnouncement
+from relaymesh.protocol.sealed_commitment import SealedCommitment
+from relaymesh.protocol.slash import Slash
+from relaymesh.protocol.stake import StakeCommitment
 from tests.nips import contents
 from tests.nips.contents import Content
 
@@ -36,6 +39,9 @@ _UNCHECKED: Final[dict[type[WireValue], str]] = {
     Offer: f" Beyond the schema: models and job types of all rows together are at most {MAXIMUM_MODEL_AND_JOB_TAGS}.",
     Manifest: " Beyond the schema: each model has one benchmark and each relay stands once.",
     Assertion: " Beyond the schema: no event is cited twice.",
+    StakeCommitment: " Beyond the schema: it lasts 1 second to 366 days.",
+    Slash: " Beyond the schema: the key, the share and the order of the evidence follow from the rest.",
+    SealedCommitment: " Beyond the schema: there are as many lengths as leaves.",
 }
 
 _CONDITIONS: Final[dict[type[WireValue], dict[str, Any]]] = {
@@ -62,9 +68,10 @@ def build(content: Content) -> dict[str, Any]:
         schema["properties"]["salt"] = {"description": contents.SALT_NOTE, **HEX_32}
         schema["required"] = ["v", *schema["required"], "salt"]
     for model_name, field in contents.EMBEDDED_EVENTS:
-        if model_name == content.model.__name__:
-            note = schema["properties"][field]["description"]
-            schema["properties"][field] = {"$ref": "#/$defs/Event", "description": note}
+        part = schema if model_name == content.model.__name__ else definitions.get(model_name)
+        if part is not None:
+            note = part["properties"][field]["description"]
+            part["properties"][field] = {"$ref": "#/$defs/Event", "description": note}
             definitions["Event"] = EVENT
     what = "plaintext" if content.is_sealed else "content"
     head = {

@@ -31,6 +31,7 @@ ELSEWHERE: Final = {
 _PATTERNS: Final = {
     "^[0-9a-f]{64}$": "32 bytes, hex",
     "^0[23][0-9a-f]{64}$": "33 bytes, hex",
+    "^[13456789abcdefghijkmnopqrstuwxyz]{104}$": "65 bytes, zbase32",
     "^wss?://[^\\s]{1,200}$": "`ws://` or `wss://` URL",
     "^38770:[0-9a-f]{64}:[a-z0-9./@-]{1,29}$": "`38770:NODE:LABEL`",
     "^[a-z0-9_./-]{1,40}$": "1 … 40 characters of `[a-z0-9_./-]`",

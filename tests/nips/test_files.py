@@ -21,6 +21,7 @@ from relaymesh.protocol.codec import open_message, read_offer, read_plaintext, r
 from relaymesh.protocol.content import check_content
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.evidence_files import parse_evidence_text
+from relaymesh.protocol.fraud_proof import FraudProof
 from relaymesh.protocol.manifest import read_manifest
 from relaymesh.protocol.open_request import read_open_request
 from relaymesh.protocol.quote import Quote
@@ -128,6 +129,8 @@ def _is_read(content: Content, value: Any) -> bool:
         for model_name, field in contents.EMBEDDED_EVENTS:
             if model_name == content.model.__name__:
                 parse_event(value[field])
+        for disclosed in value.get("evidence", ()) if content.model is FraudProof else ():
+            parse_event(disclosed["event"])
     except RemoteProtocolError:
         return False
     return True
