@@ -132,8 +132,8 @@ def test_each_claim_is_there_proven_and_not_proven() -> None:
 
 
 def decayed(stake: Json, now: int) -> int:
-    lifetime = stake["valid_until"] - stake["issued_at"]
-    return int(stake["units"]) * min(max(stake["valid_until"] - now, 0), lifetime) // lifetime
+    lifetime = int(stake["valid_until"]) - int(stake["issued_at"])
+    return int(stake["units"]) * min(max(int(stake["valid_until"]) - now, 0), lifetime) // lifetime
 
 
 def slashed(units: int, frauds: list[Json]) -> int:
