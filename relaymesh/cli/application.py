@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from relaymesh.cli.demo import demo
+from relaymesh.cli.fraud import fraud_commands
 from relaymesh.cli.infer import infer
 from relaymesh.cli.keys import key_commands
 from relaymesh.cli.lightning import lightning_commands
@@ -56,6 +57,7 @@ for name, commands in {
     "wallet": wallet_commands,
     "lightning": lightning_commands,
     "receipts": receipt_commands,
+    "fraud": fraud_commands,
     "keys": key_commands,
 }.items():
     application.add_typer(commands, name=name)
