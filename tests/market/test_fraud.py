@@ -1,5 +1,7 @@
 """Fraud is proven where it was committed, and nowhere else."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,6 @@ from relaymesh.market.fraud import decide
 from relaymesh.nostr.event import Event, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.keys import verify
 from relaymesh.protocol.fraud_proof import (
-    DisclosedEvent,
     Disclosure,
     accuse,
     build_fraud_proof,
@@ -17,7 +18,7 @@ from relaymesh.protocol.fraud_proof import (
 )
 from relaymesh.protocol.slash import slash_key
 from tests.market import fraud_builders
-from tests.market.evidence_builders import NODE, STRANGER
+from tests.market.evidence_builders import NODE, ROW, STRANGER
 from tests.market.fraud_builders import NOW, FraudCase
 
 CASES = fraud_builders.cases()
@@ -50,7 +51,8 @@ def test_evidence_that_is_forged_added_or_of_another_proves_nothing(case: FraudC
 
     assert not decide(case.proof, refuse).is_proven
     assert not decide(case.proof.model_copy(update={"accused": STRANGER.public_key}), verify).is_proven
-    more = DisclosedEvent(event=fraud_builders.offer(label="more").to_json())
+    more = accuse("equivocation", Disclosure(fraud_builders.offer(label="more"))).evidence[0]
+    assert decide(case.proof, verify).is_proven
     assert not decide(case.proof.model_copy(update={"evidence": (*case.proof.evidence, more)}), verify).is_proven
     for place, each in enumerate(case.proof.evidence):
         fewer = case.proof.evidence[:place] + case.proof.evidence[place + 1 :]
@@ -71,11 +73,24 @@ def test_a_proof_of_one_claim_proves_no_other(case: FraudCase) -> None:
 
 def test_content_that_is_written_otherwise_says_the_same() -> None:
     one = fraud_builders.offer()
-    spaced = replace(one, content=one.content.replace(",", ", "))
-    turned = '{"seq":' + one.content.partition('"seq":')[2].partition(",")[0] + "," + one.content[1:-1]
-    assert spaced.content != one.content and turned
-    again = NODE.sign(_unsigned(spaced))
-    assert not decide(accuse("equivocation", Disclosure(one), Disclosure(again)), verify).is_proven
+    spaced = one.content.replace(",", ", ")
+    turned = json.dumps(dict(reversed(json.loads(one.content).items())))
+    for content in (spaced, turned):
+        assert content != one.content
+        again = NODE.sign(_unsigned(replace(one, content=content)))
+        verdict = decide(accuse("equivocation", Disclosure(one), Disclosure(again)), verify)
+        assert not verdict.is_proven and "republication" in verdict.sentence
+
+
+def test_a_quote_of_another_version_proves_nothing() -> None:
+    offered = fraud_builders.offer()
+    quoted = fraud_builders.quote(offered, ROW.model_copy(update={"input_msat": 41}))
+    plaintext = (quoted.plaintext or "").replace('"v":1', '"v":2')
+    digest = hashlib.sha256(plaintext.encode()).hexdigest()
+    tags = tuple(("x", digest) if tag[0] == "x" else tag for tag in quoted.event.tags)
+    other = NODE.sign(_unsigned(replace(quoted.event, tags=tags)))
+    proof = accuse("quote-over-offer", Disclosure(other, plaintext), Disclosure(offered))
+    assert "version" in decide(proof, verify).sentence and not decide(proof, verify).is_proven
 
 
 def test_evidence_that_is_valid_nowhere_proves_nothing() -> None:
