@@ -23,7 +23,8 @@ REDRAWN_PER_SECOND: Final = 4
 MEDIUM_WIDTH: Final = 80
 """From so many columns on there is room for sizes and authors."""
 _SECONDS_PER_MINUTE: Final = 60
-_NOT_OF_THE_MARKET: Final = frozenset(("RELAY_LIST", "AUTHENTICATION", "TRUSTED_ASSERTION"))
+_TENS: Final = (877, 2_877, 3_877)
+"""Evidence is 877x, conversation 2877x, state 3877x."""
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ def market_kinds() -> dict[int, str]:
     """The market's own kinds, and what each is called."""
     from relaymesh.nostr.kinds import Kind
 
-    return {int(kind): kind.name.lower().replace("_", " ") for kind in Kind if kind.name not in _NOT_OF_THE_MARKET}
+    return {int(kind): kind.name.lower().replace("_", " ") for kind in Kind if kind // 10 in _TENS}
 
 
 def traffic(
