@@ -86,7 +86,7 @@ async def test_every_kind_of_state_is_asked_for() -> None:
         assert view.directory.status(node(1), loop_clock().timestamp) is not None
         [followed] = relay._followers
         [asked] = followed.filters
-    assert asked.kinds is not None and set(asked.kinds) >= set(range(Kind.OFFER, Kind.STAKE_COMMITMENT))
+    assert asked.kinds is not None and set(asked.kinds) >= set(range(Kind.OFFER, Kind.STAKE_COMMITMENT + 1))
 
 
 async def test_a_relay_that_loses_what_others_deliver_is_reported_with_what_it_withholds() -> None:
