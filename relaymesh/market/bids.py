@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, select
-from relaymesh.market.standing import MILLI, UNKNOWN, Standings
+from relaymesh.market.standing import UNKNOWN, Standings
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.offer import Offer, PriceRow
 from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote
@@ -52,16 +52,12 @@ def choose_way(selection: Selection, standings: Standings) -> Way:
     """
     if not selection.chosen:
         return "directed"
-    best, policy = selection.chosen[0], selection.policy
-    standing = standings.get(best.candidate.offer.node, UNKNOWN)
+    standing = standings.get(selection.chosen[0].candidate.offer.node, UNKNOWN)
     is_known = (
         standing.successes_milli >= KNOWN_SUCCESSES_MILLI
         and standing.failures_milli * TOLERATED_FAILURES <= standing.successes_milli
     )
-    near = best.cost_msat * (MILLI + policy.margin_milli) // MILLI + policy.margin_msat
-    rivals = [each for each in eligible_choices(selection) if each.candidate.offer.node != best.candidate.offer.node]
-    is_clear = all(each.cost_msat > near for each in rivals)
-    return "posted" if is_known and is_clear else "directed"
+    return "posted" if is_known and selection.near_equal_count == 1 else "directed"
 
 
 @dataclass(frozen=True, slots=True)

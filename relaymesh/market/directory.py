@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.columns_kept import KeptColumns
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.expiry import ExpiryIndex
-from relaymesh.market.policy import CHEAPEST, Policy
+from relaymesh.market.policy import BALANCED, Policy
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.market.state import (
@@ -210,7 +210,7 @@ class Directory:
         return () if entry is None else self._relays.urls_of(entry.relays)
 
     def select(
-        self, request: BuyerRequest, *, seed: bytes, count: int, now: Timestamp, policy: Policy = CHEAPEST
+        self, request: BuyerRequest, *, seed: bytes, count: int, now: Timestamp, policy: Policy = BALANCED
     ) -> Selection:
         """Choose from the columns what `relaymesh.market.selection.select` chooses from the candidates.
 

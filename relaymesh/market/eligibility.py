@@ -1,8 +1,10 @@
 """Eligibility: whom a buyer's request leaves in the market, and one reason for everyone it does not.
 
+RM-04, "Eligibility".
+
 Every constraint that a request can state is enforced here and nowhere else. A candidate is examined in the order in
 which `Ineligibility` lists the reasons and excluded for the first that holds: first what the buyer wants, then what the
-offer cannot do, then the price, and last what waiting would change.
+offer cannot do, then the price, then what is known about the node, and last what waiting would change.
 """
 
 from collections.abc import Callable
@@ -11,40 +13,12 @@ from enum import Enum
 from typing import Final
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.pricing import price_ceiling
-from relaymesh.nostr.event import PublicKey
-from relaymesh.protocol.fields import JobType, Order
-from relaymesh.protocol.quote import JobShape
+from relaymesh.market.facts import Facts, Traits, facts_of
+from relaymesh.market.pricing import ceiling_within
+from relaymesh.market.reliability import reliability_milli
+from relaymesh.market.request import BuyerRequest
+from relaymesh.market.standing import UNKNOWN, Standing
 from relaymesh.units import AmountMsat, Timestamp
-
-
-@dataclass(frozen=True, slots=True)
-class BuyerRequest:
-    """What a buyer wants, and what he will not have.
-
-    Args:
-        model: The model's name; None for any.
-        job_type: What kind of job.
-        shape: How big it is at the most.
-        budget_msat: The most he will pay for it.
-        capabilities: What the row must offer beyond plain text.
-        orders: The settlement orders he accepts, best first.
-        allow: The only nodes he deals with; None for all.
-        ignore: Nodes he does not deal with.
-        region: The region that the offer must name; None for any.
-        maximum_pow_bits: The most proof of work he will do for a request.
-    """
-
-    model: str | None
-    job_type: JobType
-    shape: JobShape
-    budget_msat: AmountMsat
-    capabilities: tuple[str, ...] = ()
-    orders: tuple[Order, ...] = ("prepay",)
-    allow: frozenset[PublicKey] | None = None
-    ignore: frozenset[PublicKey] = frozenset()
-    region: str | None = None
-    maximum_pow_bits: int = 20
 
 
 class Ineligibility(Enum):
@@ -55,14 +29,20 @@ class Ineligibility(Enum):
     MODEL = "model not offered"
     JOB_TYPE = "job type not offered"
     REGION = "other region"
+    QUANTIZATION = "other quantization"
+    DATA_POLICY = "may collect data"
     CAPABILITY = "capability missing"
-    CONTEXT_LIMIT = "over the context limit"
-    OUTPUT_LIMIT = "over the output limit"
     SETTLEMENT = "no common settlement"
     PROOF_OF_WORK = "too much proof of work"
+    CONTEXT_LIMIT = "over the context limit"
+    OUTPUT_LIMIT = "over the output limit"
     OVER_BUDGET = "over budget"
+    PRICE_CEILING = "over the price ceiling"
+    REPUTATION = "below the reputation floor"
+    PROBATION = "on probation"
     EXPIRED = "offer expired"
     UNSEEN = "no recent status"
+    STALE = "status too old"
     DRAINING = "draining"
     BUSY = "no free capacity"
 
@@ -76,111 +56,185 @@ class Exclusion:
     detail: str
 
 
-def examine(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> Exclusion | None:
+def examine(
+    candidate: Candidate, request: BuyerRequest, now: Timestamp, standing: Standing = UNKNOWN
+) -> Exclusion | None:
     """Exclude a candidate for the first reason that holds, or return None: it is eligible."""
+    found = examine_facts(facts_of(candidate, standing), request, now)
+    return None if found is None else Exclusion(candidate, *found)
+
+
+def examine_facts(facts: Facts, request: BuyerRequest, now: Timestamp) -> tuple[Ineligibility, str] | None:
+    """The first reason that holds against a price, with its figures; None where it is eligible."""
     for reason, test in _TESTS:
-        detail = test(candidate, request, now)
+        detail = test(facts, request, now)
         if detail is not None:
-            return Exclusion(candidate, reason, detail)
+            return reason, detail
     return None
 
 
-def _not_allowed(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    if request.allow is None or candidate.offer.node in request.allow:
+def fits(traits: Traits, request: BuyerRequest) -> bool:
+    """Whether prices of these traits can serve the request, as far as traits say."""
+    return all(test(traits, request) is None for _, test in _TRAIT_TESTS)
+
+
+def ceiling_of(facts: Facts, request: BuyerRequest) -> AmountMsat | None:
+    """The most that the job can cost there; None when that is over the budget."""
+    return ceiling_within(facts, request.shape.units(facts.unit), request.budget_msat)
+
+
+# ── what the buyer wants of whom ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _not_allowed(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    if request.allow is None or facts.node in request.allow:
         return None
     return f"not among the {len(request.allow)} nodes allowed"
 
 
-def _ignored(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    return "on the buyer's ignore list" if candidate.offer.node in request.ignore else None
+def _ignored(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    return "on the buyer's ignore list" if facts.node in request.ignore else None
 
 
-def _model(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    return None if request.model in (None, candidate.row.model) else f"offers {candidate.row.model}"
+def _model(traits: Traits, request: BuyerRequest) -> str | None:
+    return None if request.model in (None, traits.model) else f"offers {traits.model}"
 
 
-def _job_type(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    offered = candidate.row.job_types
-    return None if request.job_type in offered else f"offers {', '.join(offered)}"
+def _job_type(traits: Traits, request: BuyerRequest) -> str | None:
+    return None if request.job_type in traits.job_types else f"offers {', '.join(traits.job_types)}"
 
 
-def _region(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    offered = candidate.offer.offer.region
-    return None if request.region in (None, offered) else f"is in {offered or 'no stated region'}"
+def _region(traits: Traits, request: BuyerRequest) -> str | None:
+    return None if request.region in (None, traits.region) else f"is in {traits.region or 'no stated region'}"
 
 
-def _capability(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    missing = [wanted for wanted in request.capabilities if wanted not in candidate.row.capabilities]
+def _quantization(traits: Traits, request: BuyerRequest) -> str | None:
+    stated = traits.quantization or "unknown"
+    return None if not request.quantizations or stated in request.quantizations else f"is {stated}"
+
+
+def _data_policy(traits: Traits, request: BuyerRequest) -> str | None:
+    refused = request.data_collection == "deny" and traits.data_collection != "deny"
+    return "does not promise to forget prompts and outputs" if refused else None
+
+
+def _capability(traits: Traits, request: BuyerRequest) -> str | None:
+    missing = [wanted for wanted in request.capabilities if wanted not in traits.capabilities]
     return f"lacks {', '.join(missing)}" if missing else None
 
 
-def _context_limit(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    limit, wanted = candidate.row.context_limit, request.shape.input_tokens + request.shape.output_tokens
+def _settlement(traits: Traits, request: BuyerRequest) -> str | None:
+    if any(order in request.orders for order in traits.orders):
+        return None
+    return f"settles by {', '.join(traits.orders) or 'session tranches'} only"
+
+
+def _proof_of_work(traits: Traits, request: BuyerRequest) -> str | None:
+    wanted, most = traits.pow_bits, request.maximum_pow_bits
+    return f"wants {wanted} bits over {most}" if wanted > most else None
+
+
+# ── what it can do, at which price ────────────────────────────────────────────────────────────────────────────────
+
+
+def _context_limit(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    limit, wanted = facts.context_limit, request.shape.input_tokens + request.shape.output_tokens
     return f"{wanted} tokens over a limit of {limit}" if limit and wanted > limit else None
 
 
-def _output_limit(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    limit, wanted = candidate.row.output_limit, request.shape.output_tokens
+def _output_limit(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    limit, wanted = facts.output_limit, request.shape.output_tokens
     return f"{wanted} tokens over a limit of {limit}" if wanted > limit else None
 
 
-def _settlement(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    offered = dict.fromkeys(term.order for term in candidate.offer.offer.settlement if term.scope == "job")
-    if any(order in request.orders for order in offered):
+def _over_budget(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    return f"may cost more than {request.budget_msat} msat" if ceiling_of(facts, request) is None else None
+
+
+def _price_ceiling(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    ceiling = request.maximum_price
+    return None if ceiling is None else ceiling.exceeded_by(facts)
+
+
+# ── what is known about it, and what waiting would change ─────────────────────────────────────────────────────────
+
+
+def _reputation(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    trust, least = facts.standing.trust_milli, request.minimum_trust_milli
+    if trust < least:
+        return f"trusted {trust} of 1000, below {least}"
+    reliability, least = reliability_milli(facts.standing), request.minimum_reliability_milli
+    return f"reliable {reliability} of 1000, below {least}" if reliability < least else None
+
+
+def _probation(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    limit = facts.standing.job_limit_msat
+    if limit is None:
         return None
-    return f"settles by {', '.join(offered) or 'session tranches'} only"
+    ceiling = ceiling_of(facts, request)
+    return f"{ceiling} msat over a limit of {limit}" if ceiling is not None and ceiling > limit else None
 
 
-def _proof_of_work(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    wanted = candidate.offer.offer.pow_bits
-    return f"wants {wanted} bits over {request.maximum_pow_bits}" if wanted > request.maximum_pow_bits else None
+def _expired(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    return f"{now - facts.valid_until} s ago" if facts.valid_until <= now else None
 
 
-def _over_budget(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    if price_ceiling(candidate.row, request.shape, request.budget_msat) is not None:
-        return None
-    return f"may cost more than {request.budget_msat} msat"
+def _unseen(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    is_alive = facts.load.status_id is not None and facts.load.ends_at > now
+    return None if is_alive else "nothing heard of it lately"
 
 
-def _expired(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    ended_at = candidate.offer.offer.valid_until
-    return f"{now - ended_at} s ago" if ended_at <= now else None
+def _stale(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    most = request.maximum_status_age_seconds
+    age = now - facts.load.said_at
+    return f"{age} s old, over {most} s" if most is not None and age > most else None
 
 
-def _unseen(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    alive = candidate.status is not None and candidate.status.expires_at > now
-    return None if alive else "nothing heard of it lately"
+def _draining(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    return "takes no new jobs" if facts.load.state == "draining" else None
 
 
-def _draining(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    draining = candidate.status is not None and candidate.status.status.state == "draining"
-    return "takes no new jobs" if draining else None
-
-
-def _busy(candidate: Candidate, request: BuyerRequest, now: Timestamp) -> str | None:
-    load = candidate.load
-    if load is None:
+def _busy(facts: Facts, request: BuyerRequest, now: Timestamp) -> str | None:
+    load = facts.load
+    if load.free is None:
         return "its status leaves this label out"
     if load.free == 0:
         return f"{load.queue} jobs wait"
-    busy = candidate.status is not None and candidate.status.status.state == "busy"
-    return "says that it is busy" if busy else None
+    return "says that it is busy" if load.state == "busy" else None
 
 
-_TESTS: Final[tuple[tuple[Ineligibility, Callable[[Candidate, BuyerRequest, Timestamp], str | None]], ...]] = (
-    (Ineligibility.NOT_ALLOWED, _not_allowed),
-    (Ineligibility.IGNORED, _ignored),
+_Test = Callable[[Facts, BuyerRequest, Timestamp], str | None]
+_TraitTest = Callable[[Traits, BuyerRequest], str | None]
+
+_TRAIT_TESTS: Final[tuple[tuple[Ineligibility, _TraitTest], ...]] = (
     (Ineligibility.MODEL, _model),
     (Ineligibility.JOB_TYPE, _job_type),
     (Ineligibility.REGION, _region),
+    (Ineligibility.QUANTIZATION, _quantization),
+    (Ineligibility.DATA_POLICY, _data_policy),
     (Ineligibility.CAPABILITY, _capability),
-    (Ineligibility.CONTEXT_LIMIT, _context_limit),
-    (Ineligibility.OUTPUT_LIMIT, _output_limit),
     (Ineligibility.SETTLEMENT, _settlement),
     (Ineligibility.PROOF_OF_WORK, _proof_of_work),
+)
+
+
+def _of_traits(test: _TraitTest) -> _Test:
+    return lambda facts, request, now: test(facts.traits, request)
+
+
+_TESTS: Final[tuple[tuple[Ineligibility, _Test], ...]] = (
+    (Ineligibility.NOT_ALLOWED, _not_allowed),
+    (Ineligibility.IGNORED, _ignored),
+    *((reason, _of_traits(test)) for reason, test in _TRAIT_TESTS),
+    (Ineligibility.CONTEXT_LIMIT, _context_limit),
+    (Ineligibility.OUTPUT_LIMIT, _output_limit),
     (Ineligibility.OVER_BUDGET, _over_budget),
+    (Ineligibility.PRICE_CEILING, _price_ceiling),
+    (Ineligibility.REPUTATION, _reputation),
+    (Ineligibility.PROBATION, _probation),
     (Ineligibility.EXPIRED, _expired),
     (Ineligibility.UNSEEN, _unseen),
+    (Ineligibility.STALE, _stale),
     (Ineligibility.DRAINING, _draining),
     (Ineligibility.BUSY, _busy),
 )

@@ -1,43 +1,49 @@
 """Explanation: why this node and none of the others, as rows for a table, as JSON and as one sentence."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from relaymesh.market.candidate import Candidate
-from relaymesh.market.selection import Choice, Selection
+from relaymesh.market.score import Terms
+from relaymesh.market.selection import Examined, Selection
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.units import AmountMsat
 
 
-@dataclass(frozen=True, slots=True)
-class ExplanationRow:
-    """One candidate and what became of it.
-
-    Args:
-        node: Whose offer it is.
-        label: Under which label.
-        offer_id: Which event says so.
-        model: The model of its price row.
-        unit: What that row counts.
-        cost_msat: The most that the job can cost there; None for who is out.
-        rank: Its place among the eligible; None for who is out.
-        chosen: Whether it is to be asked.
-        reason: Why it is out; None for who is not.
-        detail: The figures behind the reason.
-    """
+class ExplanationRow(NamedTuple):
+    """One price and what became of it."""
 
     node: PublicKey
     label: str
     offer_id: EventId
+    position: int
+    """Which of the offer's rows, from 0."""
     model: str
     unit: str
-    cost_msat: AmountMsat | None = None
-    rank: int | None = None
-    chosen: bool = False
-    reason: str | None = None
-    detail: str | None = None
+    rank: int | None
+    """Its place among the eligible; None for who is out, as for all that follows but the reason."""
+    chosen: bool
+    ceiling_msat: AmountMsat | None
+    """The most that the job can cost there."""
+    tier: int | None
+    """Its place in the buyer's own order."""
+    score_msat: int | None
+    """The sum of the terms, in msat-equivalents: the lower, the better."""
+    terms: Terms | None
+    draw: str | None
+    """What ordered it among near-equals."""
+    standing: tuple[str, ...]
+    """What its node's standing rests on, in short words."""
+    reason: str | None
+    """Why it is out; None for who is not."""
+    detail: str | None
+    """The figures behind the reason."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as a JSON object, keys in the order of its fields."""
+        terms = None if self.terms is None else self.terms._asdict()
+        return {**self._asdict(), "terms": terms, "standing": list(self.standing)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,15 @@ class Explanation:
 
     Args:
         policy: How the eligible were ordered.
-        seed: What the draw among equals was made from, in hex.
+        seed: What the draw among near-equals was made from, in hex.
+        now: When it was chosen, in Unix seconds.
         budget_msat: What the job may cost.
-        rows: One for each candidate.
+        rows: One for each price.
     """
 
     policy: str
     seed: str
+    now: int
     budget_msat: AmountMsat
     rows: tuple[ExplanationRow, ...]
 
@@ -68,45 +76,67 @@ class Explanation:
         if not eligible:
             return f"No offer is eligible: {excluded}."
         best, rest = eligible[0], f"; excluded: {excluded}." if excluded else "."
-        others = f"the {self.policy} of {len(eligible)} eligible offers" if eligible[1:] else "the only eligible offer"
-        return f"{encode_public_key(best.node)[:12]}…/{best.label} at up to {best.cost_msat} msat is {others}{rest}"
+        name = f"{encode_public_key(best.node)[:12]}…/{best.label} at up to {best.ceiling_msat} msat"
+        if not eligible[1:]:
+            return f"{name} is the only eligible offer{rest}"
+        return f"{name} is the best of {len(eligible)} eligible offers ({self.policy}: {self._compare(eligible)}){rest}"
+
+    def _compare(self, eligible: list[ExplanationRow]) -> str:
+        best, second = eligible[0], eligible[1]
+        weighed = f"score {best.score_msat} msat-equivalents"
+        if best.tier != second.tier:
+            return f"{weighed}, first in the buyer's own order"
+        drawn = best.draw is not None and best.score_msat is not None and second.score_msat is not None
+        if (
+            drawn
+            and second.score_msat is not None
+            and best.score_msat is not None
+            and best.score_msat > second.score_msat
+        ):
+            return f"{weighed}, drawn among near-equals"
+        return f"{weighed}, the next {second.score_msat}"
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as a JSON object, keys in the order of its fields."""
         return {
             "policy": self.policy,
             "seed": self.seed,
+            "now": self.now,
             "budget_msat": self.budget_msat,
             "sentence": self.sentence(),
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
         }
 
 
 def explain(selection: Selection) -> Explanation:
-    """Tell a selection: one row for each candidate that was examined."""
-    rows = [_explain_choice(choice, chosen=True) for choice in selection.chosen]
-    rows += [_explain_choice(choice, chosen=False) for choice in selection.runners_up]
-    rows += [
-        _row(exclusion.candidate, reason=exclusion.reason.value, detail=exclusion.detail)
-        for exclusion in selection.excluded
+    """Tell a selection: one row for each price that was examined."""
+    chosen, eligible = len(selection.chosen), selection.eligible_count
+    rows = [
+        _row(one, place if place <= eligible else None, place <= chosen)
+        for place, one in enumerate(selection.examined, start=1)
     ]
-    return Explanation(selection.policy.name, selection.seed.hex(), selection.request.budget_msat, tuple(rows))
+    return Explanation(
+        selection.policy.name, selection.seed.hex(), selection.now, selection.request.budget_msat, tuple(rows)
+    )
 
 
-def _explain_choice(choice: Choice, *, chosen: bool) -> ExplanationRow:
-    return _row(choice.candidate, cost_msat=choice.cost_msat, rank=choice.rank, chosen=chosen)
-
-
-def _row(
-    candidate: Candidate,
-    *,
-    cost_msat: AmountMsat | None = None,
-    rank: int | None = None,
-    chosen: bool = False,
-    reason: str | None = None,
-    detail: str | None = None,
-) -> ExplanationRow:
-    offer, row = candidate.offer, candidate.row
+def _row(one: Examined, rank: int | None, chosen: bool) -> ExplanationRow:
+    facts, terms = one.facts, one.terms
     return ExplanationRow(
-        offer.node, offer.label, offer.event.id, row.model, row.unit, cost_msat, rank, chosen, reason, detail
+        facts.node,
+        facts.label,
+        facts.offer_id,
+        facts.position,
+        facts.traits.model,
+        facts.unit,
+        rank,
+        chosen,
+        one.ceiling_msat,
+        None if terms is None else one.tier,
+        None if terms is None else terms.score,
+        terms,
+        one.draw,
+        facts.standing.reasons,
+        None if one.reason is None else one.reason.value,
+        one.detail,
     )

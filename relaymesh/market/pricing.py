@@ -5,10 +5,10 @@ quote, invoice, charge and fraud proof alike; everything else here only asks it 
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from relaymesh.errors import LocalProtocolError
-from relaymesh.protocol.fields import MAXIMUM_QUANTITY, Order
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY, Order, Unit
 from relaymesh.protocol.metering import MeteredUnits
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.quote import JobShape, QuotedTerm
@@ -18,7 +18,36 @@ MAXIMUM_TRANCHES: Final = 32
 UNBOUNDED_MSAT: Final = AmountMsat(MAXIMUM_INTEGER)
 
 
-def cost(row: PriceRow, input_units: int, output_units: int) -> AmountMsat:
+class Priced(Protocol):
+    """Whatever has a price: a `PriceRow`, or the facts about one."""
+
+    @property
+    def unit(self) -> Unit:
+        """What is counted."""
+        ...
+
+    @property
+    def per(self) -> int:
+        """How many units the two rates are for."""
+        ...
+
+    @property
+    def input_msat(self) -> int:
+        """Rate for input units."""
+        ...
+
+    @property
+    def output_msat(self) -> int:
+        """Rate for output units."""
+        ...
+
+    @property
+    def minimum_msat(self) -> int:
+        """What a job costs at least."""
+        ...
+
+
+def cost(row: Priced, input_units: int, output_units: int) -> AmountMsat:
     """What so many units cost under a price row, rounded up once to a whole millisatoshi.
 
     RM-01, "Prices".
@@ -41,7 +70,7 @@ def cost(row: PriceRow, input_units: int, output_units: int) -> AmountMsat:
     return AmountMsat(amount)
 
 
-def cost_within(row: PriceRow, input_units: int, output_units: int, maximum_msat: AmountMsat) -> AmountMsat | None:
+def cost_within(row: Priced, input_units: int, output_units: int, maximum_msat: AmountMsat) -> AmountMsat | None:
     """What so many units cost, or None when that is more than `maximum_msat` (and so also when it overflows).
 
     RM-01, "Prices". The quantities must be in range, as every parsed value's are; LocalProtocolError otherwise.
@@ -85,8 +114,13 @@ def price_ceiling(row: PriceRow, shape: JobShape, budget_msat: AmountMsat) -> Am
     RM-01, "Prices". Nobody can foresee seconds: a job that is priced by them may take the whole budget, so that is what
     it is reckoned at, by the node that promises a limit and by the buyer who compares.
     """
-    foreseen = cost_within(row, *shape.units(row.unit), budget_msat)
-    if foreseen is not None and row.unit == "second" and row.output_msat > 0:
+    return ceiling_within(row, shape.units(row.unit), budget_msat)
+
+
+def ceiling_within(price: Priced, units: tuple[int, int], budget_msat: AmountMsat) -> AmountMsat | None:
+    """The same for input and output in the price's unit."""
+    foreseen = cost_within(price, *units, budget_msat)
+    if foreseen is not None and price.unit == "second" and price.output_msat > 0:
         return budget_msat
     return foreseen
 
@@ -234,7 +268,7 @@ def quote_terms(
     return tuple(quoted)
 
 
-def _exact_cost(row: PriceRow, input_units: int, output_units: int) -> int:
+def _exact_cost(row: Priced, input_units: int, output_units: int) -> int:
     _check_quantities(input_units, output_units)
     return max(row.minimum_msat, -(-(input_units * row.input_msat + output_units * row.output_msat) // row.per))
 

@@ -8,8 +8,9 @@ from typing import Any, Final, Protocol
 import orjson
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest, Exclusion
+from relaymesh.market.eligibility import Exclusion
 from relaymesh.market.policy import Policy
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection
 from relaymesh.market.standing import UNKNOWN, Standing
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
@@ -127,13 +128,12 @@ class Ranker:
         seed = ranking_seed(request_id, self._router)
         selection = self._market.select(request, seed=seed, count=MAXIMUM_RANKED, now=now, policy=policy)
         asked = tuple(choice for choice in selection.chosen if not choice.candidate.offer.offer.pow_bits)[:asks]
-        eligible = len(selection.chosen) + len(selection.runners_up)
         ranking = Ranking(
             request_id=request_id,
             ranked_at=now,
             rows=self._rows(selection, asked),
-            considered=eligible + len(selection.excluded),
-            eligible=eligible,
+            considered=selection.eligible_count + selection.excluded_count,
+            eligible=selection.eligible_count,
             policy=policy.name,
             formula=FORMULA,
             seed=seed.hex(),
@@ -143,12 +143,12 @@ class Ranker:
 
     def _rows(self, selection: Selection, asked: tuple[Choice, ...]) -> tuple[RankedRow, ...]:
         rows = [self._rank_choice(choice, choice in asked) for choice in selection.chosen]
-        excluded = selection.excluded[: MAXIMUM_RANKED - len(rows)]
+        excluded = selection.first_excluded(MAXIMUM_RANKED - len(rows))
         return (*rows, *map(self._rank_exclusion, excluded))
 
     def _cited(self, selection: Selection) -> tuple[VerifiedEvent, ...]:
         candidates = [choice.candidate for choice in selection.chosen]
-        candidates += [each.candidate for each in selection.excluded[: MAXIMUM_RANKED - len(candidates)]]
+        candidates += [each.candidate for each in selection.first_excluded(MAXIMUM_RANKED - len(candidates))]
         cited: dict[EventId, VerifiedEvent] = {}
         for candidate in candidates:
             offer, status = candidate.offer, candidate.status
@@ -163,7 +163,7 @@ class Ranker:
             **self._cite(choice.candidate),
             score_msat=score_of(choice),
             terms=terms_of(choice),
-            estimated_msat=choice.cost_msat,
+            estimated_msat=choice.ceiling_msat,
             asked=asked,
         )
 
@@ -196,12 +196,12 @@ def read_standing(stated: StatedStanding | None) -> Standing:
 
 def score_of(choice: Choice) -> int:
     """The score of a choice, in msat-equivalents; the lower, the better."""
-    return choice.cost_msat
+    return choice.terms.score
 
 
 def terms_of(choice: Choice) -> dict[str, int]:
     """What the score of a choice is made of, by name."""
-    return {"cost": choice.cost_msat}
+    return choice.terms._asdict()
 
 
 def place_of(candidate: Candidate) -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest, Exclusion
+from relaymesh.market.eligibility import Exclusion
 from relaymesh.market.policy import POLICIES
 from relaymesh.market.ranking import FORMULA, place_of, read_standing, score_of, terms_of
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, select
 from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
@@ -161,8 +162,8 @@ def _compare_row(row: RankedRow, computed: Choice | Exclusion) -> str | None:
         return f"says {row.excluded}, but is eligible"
     if row.score_msat != score_of(computed) or row.terms != terms_of(computed):
         return f"says a score of {row.score_msat} msat, but has {score_of(computed)} msat"
-    if row.estimated_msat != computed.cost_msat:
-        return f"says {row.estimated_msat} msat for the job, but it may cost {computed.cost_msat} msat"
+    if row.estimated_msat != computed.ceiling_msat:
+        return f"says {row.estimated_msat} msat for the job, but it may cost {computed.ceiling_msat} msat"
     return None
 
 

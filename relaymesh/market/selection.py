@@ -1,19 +1,29 @@
-"""Selection: whom to ask, best first, so that anyone with the same events, request and seed chooses the same."""
+"""Selection: whom to ask, best first, so that anyone with the same events, request and seed chooses the same.
+
+RM-04, "Selection".
+"""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, NamedTuple
 
 from relaymesh.errors import LocalProtocolError
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest, Exclusion, examine
-from relaymesh.market.policy import CHEAPEST, Policy
-from relaymesh.market.pricing import price_ceiling
-from relaymesh.market.standing import NOBODY_KNOWN, Standings
+from relaymesh.market.eligibility import Exclusion, Ineligibility, ceiling_of, examine_facts
+from relaymesh.market.facts import Facts, facts_of
+from relaymesh.market.policy import BALANCED, Policy
+from relaymesh.market.request import BuyerRequest
+from relaymesh.market.score import Terms, score, tier
+from relaymesh.market.standing import MILLI, NOBODY_KNOWN, UNKNOWN, Standings
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.units import AmountMsat, Timestamp
 
-_Ordered = tuple[AmountMsat, str, EventId, int, Candidate]
+MAXIMUM_DRAWN: Final = 64
+"""Of more near-equals only so many are drawn among: those whose ids come first, counted from the seed's."""
+
+RING: Final = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,35 +33,94 @@ class Choice:
     Args:
         candidate: Who.
         rank: 1 for the best of all eligible ones.
-        cost_msat: The most that the job can cost there; never above the budget.
-        draw: The seeded draw that ordered it among equals, 32 bytes in hex.
+        ceiling_msat: The most that the job can cost there; never above the budget.
+        terms: What its score is made of.
+        tier: Its place in the buyer's own order, which comes before any score.
+        draw: The seeded draw that ordered it among near-equals, 32 bytes in hex; None where none was needed.
     """
 
     candidate: Candidate
     rank: int
-    cost_msat: AmountMsat
-    draw: str
+    ceiling_msat: AmountMsat
+    terms: Terms
+    tier: int = 0
+    draw: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class Examined(NamedTuple):
+    """One price and what became of it: its place and terms, or the reason why it is out."""
+
+    facts: Facts
+    ceiling_msat: AmountMsat | None = None
+    tier: int = 0
+    terms: Terms | None = None
+    reason: Ineligibility | None = None
+    detail: str | None = None
+    draw: str | None = None
+
+
+@dataclass(frozen=True)
 class Selection:
-    """What was chosen from what, and why: every candidate is in exactly one of the three tuples.
+    """What was chosen from what, and why: every candidate is chosen, a runner-up or excluded.
+
+    Only the chosen are worked out at once; the others when somebody asks for them.
 
     Args:
         request: What was wanted.
         policy: How it was ordered.
-        seed: What the draw among equals was made from.
+        seed: What the draw among near-equals was made from.
+        now: When it was chosen.
+        count: How many nodes were wanted.
         chosen: Whom to ask, best first: at most as many as were wanted, no node twice.
-        excluded: Who is out, by offer id, each with one reason.
-        runners_up: Who was eligible and not chosen, best first.
+        eligible_count: How many were eligible, the chosen among them.
+        excluded_count: How many were not.
+        near_equal_count: How many nodes were near-equal to the best, it included.
+        tell: Works out what became of every price: the eligible by rank, then the excluded by offer id.
+        recall: Finds the candidate of a price again; None when its offer is gone since.
     """
 
     request: BuyerRequest
     policy: Policy
     seed: bytes
+    now: Timestamp
+    count: int
     chosen: tuple[Choice, ...]
-    excluded: tuple[Exclusion, ...]
-    runners_up: tuple[Choice, ...] = ()
+    eligible_count: int
+    excluded_count: int
+    near_equal_count: int
+    tell: Callable[[], tuple[Examined, ...]] = field(compare=False, repr=False)
+    recall: Callable[[Facts], Candidate | None] = field(compare=False, repr=False)
+
+    @cached_property
+    def examined(self) -> tuple[Examined, ...]:
+        """Every price and what became of it: the chosen, the runners-up, then the excluded by offer id."""
+        return self.tell()
+
+    @cached_property
+    def runners_up(self) -> tuple[Choice, ...]:
+        """Who was eligible and not chosen, best first."""
+        ranked = enumerate(self.examined[: self.eligible_count], start=1)
+        return tuple(
+            choice
+            for rank, one in ranked
+            if rank > len(self.chosen) and (choice := to_choice(one, rank, self.recall(one.facts))) is not None
+        )
+
+    @property
+    def excluded(self) -> tuple[Exclusion, ...]:
+        """Who is out, by offer id, each with one reason."""
+        return self.first_excluded(self.excluded_count)
+
+    def first_excluded(self, count: int) -> tuple[Exclusion, ...]:
+        """So many of those who are out, by offer id, each with one reason."""
+        found: list[Exclusion] = []
+        if not count:
+            return ()
+        for one in self.examined[self.eligible_count : self.eligible_count + count]:
+            candidate = self.recall(one.facts)
+            if candidate is not None and one.reason is not None and one.detail is not None:
+                found.append(Exclusion(candidate, one.reason, one.detail))
+        return tuple(found)
 
 
 def select(
@@ -61,13 +130,13 @@ def select(
     seed: bytes,
     count: int,
     now: Timestamp,
-    policy: Policy = CHEAPEST,
+    policy: Policy = BALANCED,
     standings: Standings = NOBODY_KNOWN,
 ) -> Selection:
     """Choose the best `count` nodes; the order of the candidates does not matter.
 
-    `cheapest`: the lowest cost first; equals are spread by SHA-256(seed ‖ offer id), so that a thousand buyers with
-    seeds of their own do not all go to one node; then the lowest offer id, then the first row of an offer.
+    The lowest score first, within the buyer's own order; near-equals are spread by SHA-256(seed ‖ offer id), so that a
+    thousand buyers with seeds of their own do not all go to one node; then the lowest offer id.
 
     Args:
         candidates: From `Directory.candidates`.
@@ -81,42 +150,117 @@ def select(
     Raises:
         LocalProtocolError: `count` is below 1.
     """
+    check_count(count)
+    known: dict[tuple[EventId, int], Candidate] = {}
+    eligible: list[Examined] = []
+    excluded: list[Examined] = []
+    for candidate in candidates:
+        facts = facts_of(candidate, standings.get(candidate.offer.node, UNKNOWN))
+        if known.setdefault((facts.offer_id, facts.position), candidate) is not candidate:
+            continue  # a row that its offer repeats
+        found = examine_facts(facts, request, now)
+        if found is None:
+            terms = score(facts, request, policy)
+            eligible.append(Examined(facts, ceiling_of(facts, request), tier(facts, request), terms))
+        else:
+            excluded.append(Examined(facts, reason=found[0], detail=found[1]))
+    chosen, near_equal_count = draw_among(eligible, seed=seed, count=count, policy=policy)
+    excluded.sort(key=identity)
+    everyone = (*chosen, *rest_of(eligible, chosen), *excluded)
+    choices = [to_choice(one, rank, known[identity(one)]) for rank, one in enumerate(chosen, start=1)]
+    return Selection(
+        request=request,
+        policy=policy,
+        seed=seed,
+        now=now,
+        count=count,
+        chosen=tuple(choice for choice in choices if choice is not None),
+        eligible_count=len(eligible),
+        excluded_count=len(excluded),
+        near_equal_count=near_equal_count,
+        tell=lambda: everyone,
+        recall=lambda facts: known.get((facts.offer_id, facts.position)),
+    )
+
+
+def check_count(count: int) -> None:
+    """Refuse to choose nobody."""
     if count < 1:
         raise LocalProtocolError(f"at least one node must be chosen, not {count}")
-    eligible: list[_Ordered] = []
-    excluded: list[Exclusion] = []
-    for candidate in candidates:
-        exclusion = examine(candidate, request, now)
-        if exclusion is None:
-            eligible.append(_order(candidate, request, seed))
-        else:
-            excluded.append(exclusion)
-    excluded.sort(key=lambda exclusion: (exclusion.candidate.offer.event.id, _position(exclusion.candidate)))
-    chosen, runners_up = _choose(eligible, count)
-    return Selection(request, policy, seed, chosen, tuple(excluded), runners_up)
 
 
-def _order(candidate: Candidate, request: BuyerRequest, seed: bytes) -> _Ordered:
-    cost_msat = price_ceiling(candidate.row, request.shape, request.budget_msat)
-    assert cost_msat is not None  # over budget is a reason for exclusion
-    offer_id = candidate.offer.event.id
-    draw = hashlib.sha256(seed + bytes.fromhex(offer_id)).hexdigest()
-    return cost_msat, draw, offer_id, _position(candidate), candidate
+def identity(one: Examined) -> tuple[EventId, int]:
+    """What a price is known by: its offer's id and its place there."""
+    return one.facts.offer_id, one.facts.position
 
 
-def _choose(eligible: list[_Ordered], count: int) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
-    # A node that turned one of its offers down is not asked for another: failing over means going to somebody else.
-    chosen: dict[PublicKey, Choice] = {}
-    runners_up: list[Choice] = []
-    for rank, entry in enumerate(sorted(eligible, key=lambda entry: entry[:4]), start=1):
-        cost_msat, draw, _, _, candidate = entry
-        choice = Choice(candidate, rank, cost_msat, draw)
-        if len(chosen) < count and candidate.offer.node not in chosen:
-            chosen[candidate.offer.node] = choice
-        else:
-            runners_up.append(choice)
-    return tuple(chosen.values()), tuple(runners_up)
+def order_of(one: Examined) -> tuple[int, int, EventId, int]:
+    """The order without any draw: tier, score, offer id, place in the offer."""
+    return one.tier, score_of(one), *identity(one)
 
 
-def _position(candidate: Candidate) -> int:
-    return candidate.offer.offer.rows.index(candidate.row)
+def score_of(one: Examined) -> int:
+    """The score of an eligible price."""
+    assert one.terms is not None  # it is eligible
+    return one.terms.score
+
+
+def near_equal_limit(best: int, policy: Policy) -> int:
+    """The highest score that still counts as near-equal to the best."""
+    return best + max(policy.margin_msat, best * policy.margin_milli // MILLI)
+
+
+def draw_among(eligible: Iterable[Examined], *, seed: bytes, count: int, policy: Policy) -> tuple[list[Examined], int]:
+    """The best `count` nodes, drawn band by band among near-equals, and how large the first band is.
+
+    Each node takes part with its best price.
+    """
+    best_of_node: dict[PublicKey, Examined] = {}
+    for one in sorted(eligible, key=order_of):
+        best_of_node.setdefault(one.facts.node, one)
+    left = list(best_of_node.values())  # in order
+    chosen: list[Examined] = []
+    near_equal_count = 0
+    while left and len(chosen) < count:
+        limit = near_equal_limit(score_of(left[0]), policy)
+        band = [one for one in left if one.tier == left[0].tier and score_of(one) <= limit]
+        near_equal_count = near_equal_count or len(band)
+        band = draw(nearest_on_ring(band, seed), seed)
+        chosen += band[: count - len(chosen)]
+        drawn = {identity(one) for one in band}
+        left = [one for one in left if identity(one) not in drawn]
+    return chosen, near_equal_count
+
+
+def nearest_on_ring(band: list[Examined], seed: bytes) -> list[Examined]:
+    """At most `MAXIMUM_DRAWN` of a band: those whose ids come first when counting up from the seed's hash."""
+    if len(band) <= MAXIMUM_DRAWN:
+        return band
+    start = ring_start(seed)
+    return sorted(band, key=lambda one: ((int(one.facts.offer_id[:16], 16) - start) % RING, *identity(one)))[
+        :MAXIMUM_DRAWN
+    ]
+
+
+def ring_start(seed: bytes) -> int:
+    """Where on the ring of offer ids this seed begins to count: the first 8 bytes of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8])
+
+
+def draw(band: Iterable[Examined], seed: bytes) -> list[Examined]:
+    """A band in the order of SHA-256(seed ‖ offer id), each with its draw."""
+    drawn = [one._replace(draw=hashlib.sha256(seed + bytes.fromhex(one.facts.offer_id)).hexdigest()) for one in band]
+    return sorted(drawn, key=lambda one: (one.draw or "", *identity(one)))
+
+
+def rest_of(eligible: Iterable[Examined], chosen: Sequence[Examined]) -> list[Examined]:
+    """The runners-up: the eligible that were not chosen, in the order without any draw."""
+    taken = {identity(one) for one in chosen}
+    return sorted((one for one in eligible if identity(one) not in taken), key=order_of)
+
+
+def to_choice(one: Examined, rank: int, candidate: Candidate | None) -> Choice | None:
+    """An eligible price as a choice; None when its candidate is gone."""
+    if candidate is None or one.terms is None or one.ceiling_msat is None:
+        return None
+    return Choice(candidate, rank, one.ceiling_msat, one.terms, one.tier, one.draw)

@@ -68,4 +68,5 @@ JobType = Literal["chat", "completion", "embedding", "rerank", "classify", "mode
 Unit = Literal["token", "byte", "second", "job"]
 Order = Literal["prepay", "postpay", "sealed"]
 Scope = Literal["job", "session"]
+DataCollection = Literal["allow", "deny"]
 Version = Annotated[int, Field(ge=1, le=1)]

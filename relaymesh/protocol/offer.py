@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fields import (
+    DataCollection,
     JobType,
     LightningNodeId,
     ModelName,
@@ -49,6 +50,7 @@ class PriceRow(WireValue):
         context_limit: Tokens of input and output together; 0 means the node does not say.
         output_limit: Output tokens of one job.
         capabilities: What requests may ask for beyond plain text: `stream`, `tools`, `json`.
+        data_collection: `deny` promises that prompts and outputs are neither kept nor used beyond the job.
     """
 
     model: ModelName
@@ -62,6 +64,7 @@ class PriceRow(WireValue):
     output_limit: Quantity
     capabilities: Annotated[tuple[ShortText, ...], Field(max_length=16)] = ()
     identity: ModelIdentity = ModelIdentity()
+    data_collection: DataCollection = "allow"
 
 
 class SettlementTerm(WireValue):

@@ -15,9 +15,9 @@ from relaymesh.errors import UsageError
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived
 from relaymesh.machines.records import JobState
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.explanation import explain
 from relaymesh.market.pricing import price_ceiling
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import JobOrder, SessionContract

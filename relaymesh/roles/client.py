@@ -16,8 +16,8 @@ from relaymesh.machines.client_session import ClientSession
 from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, RouterAnswered, SessionAgreed
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market.bids import Way, choose_way
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.probation import RouterRecord
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.keys import KeyPair

@@ -8,8 +8,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from relaymesh.market.directory import Directory
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.omissions import Omissions, RelayReport
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.market.standing import Standings
 from relaymesh.market.state import STATE_KINDS, Address

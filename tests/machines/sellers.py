@@ -10,7 +10,8 @@ from relaymesh.machines.reception_events import AwaitSession, PublishAnswer, Rec
 from relaymesh.market.admission import NodeLoad
 from relaymesh.market.bids import Way
 from relaymesh.market.directory import Directory
-from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.policy import CHEAPEST
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
@@ -120,7 +121,9 @@ def selection_of(*sellers: Seller, budget_msat: int = 100_000, count: int = 3, m
         budget_msat=AmountMsat(budget_msat),
         maximum_pow_bits=maximum_pow_bits,
     )
-    return select(directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=count, now=NOW)
+    return select(
+        directory.candidates("tiny", "chat", NOW), request, seed=b"s" * 32, count=count, now=NOW, policy=CHEAPEST
+    )
 
 
 def opening_for(

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.request import BuyerRequest
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.codec import SignedOffer, SignedStatus, build_offer, build_status, read_offer, read_status
 from relaymesh.protocol.fields import Order

@@ -1,5 +1,7 @@
 """Bids: a quote may be lower than the offer and never higher, and the best is the scheduler's, at the prices quoted."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,7 +94,7 @@ def test_a_bid_whose_node_seems_gone_by_now_comes_last_and_is_not_lost() -> None
     selection = selection_of(here, gone)
     later = Candidate(gone.offer, gone.row, None)
     bids = [bid(selection, gone), bid(selection, here)]
-    bids[0] = Bid(type(bids[0].choice)(later, 1, AmountMsat(2_000), ""), bids[0].event, bids[0].quote, 0)
+    bids[0] = Bid(replace(bids[0].choice, candidate=later), bids[0].event, bids[0].quote, 0)
     assert [each.choice.candidate for each in rank_bids(bids, selection, NOBODY_KNOWN, NOW)] == [here, later]
 
 

@@ -7,11 +7,13 @@ from hypothesis import given
 
 from relaymesh.market.admission import NodeLoad, admit_quote_request
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest, Ineligibility, examine
+from relaymesh.market.eligibility import Ineligibility, examine
 from relaymesh.market.pricing import cost
+from relaymesh.market.request import BuyerRequest, PriceCeiling
+from relaymesh.market.standing import UNKNOWN, Standing
 from relaymesh.nostr.event import EventId
 from relaymesh.protocol.quote import Quote, QuoteRequest
-from relaymesh.units import Timestamp
+from relaymesh.units import AmountMsat, Timestamp
 from tests.market.builders import (
     MODEL,
     NOW,
@@ -28,23 +30,37 @@ from tests.market.builders import (
 )
 
 BAD_OFFER: dict[str, Any] = {
-    "rows": (row(capabilities=(), context_limit=200, output_limit=100, minimum_msat=10**7, job_types=("embedding",)),),
+    "rows": (
+        row(
+            capabilities=(),
+            context_limit=200,
+            output_limit=100,
+            minimum_msat=10**7,
+            job_types=("embedding",),
+            identity={"quantization": "q4_k_m"},
+        ),
+    ),
     "valid_until": NOW,
     "pow_bits": 40,
     "region": "US",
 }
+BAD_STANDING = Standing(trust_milli=99, is_on_probation=True, job_limit_msat=AmountMsat(10**7 - 1))
 IN_ORDER: list[tuple[Ineligibility, dict[str, Any]]] = [
     (Ineligibility.NOT_ALLOWED, {"allow": frozenset({node(2)})}),
     (Ineligibility.IGNORED, {"ignore": frozenset({node(1)})}),
     (Ineligibility.MODEL, {"model": "another"}),
     (Ineligibility.JOB_TYPE, {"job_type": "chat"}),
     (Ineligibility.REGION, {"region": "EU"}),
+    (Ineligibility.QUANTIZATION, {"quantizations": ("fp16", "unknown")}),
+    (Ineligibility.DATA_POLICY, {"data_collection": "deny"}),
     (Ineligibility.CAPABILITY, {"capabilities": ("stream",)}),
-    (Ineligibility.CONTEXT_LIMIT, {"shape": shape(100, 400)}),
-    (Ineligibility.OUTPUT_LIMIT, {"shape": shape(0, 101)}),
     (Ineligibility.SETTLEMENT, {"orders": ("sealed",)}),
     (Ineligibility.PROOF_OF_WORK, {"maximum_pow_bits": 39}),
+    (Ineligibility.CONTEXT_LIMIT, {"shape": shape(100, 400)}),
+    (Ineligibility.OUTPUT_LIMIT, {"shape": shape(0, 101)}),
     (Ineligibility.OVER_BUDGET, {"budget_msat": 10**7 - 1}),
+    (Ineligibility.PRICE_CEILING, {"maximum_price": PriceCeiling(output_msat=119_999)}),
+    (Ineligibility.REPUTATION, {"minimum_trust_milli": 100}),
 ]
 SATISFIED: dict[str, Any] = {
     "allow": None,
@@ -52,17 +68,21 @@ SATISFIED: dict[str, Any] = {
     "model": MODEL,
     "job_type": "embedding",
     "region": None,
+    "quantizations": (),
+    "data_collection": "allow",
     "capabilities": (),
-    "shape": shape(100, 100),
     "orders": ("prepay",),
     "maximum_pow_bits": 40,
+    "shape": shape(100, 100),
     "budget_msat": 10**7,
+    "maximum_price": PriceCeiling(output_msat=120_000),
+    "minimum_trust_milli": 99,
 }
 
 
-def reason(one: Candidate, request: BuyerRequest) -> Ineligibility | None:
+def reason(one: Candidate, request: BuyerRequest, standing: Standing = UNKNOWN) -> Ineligibility | None:
     """Why a candidate is out now."""
-    exclusion = examine(one, request, NOW)
+    exclusion = examine(one, request, NOW, standing)
     assert exclusion is None or (exclusion.candidate is one and exclusion.detail)
     return None if exclusion is None else exclusion.reason
 
@@ -82,7 +102,7 @@ def test_the_first_reason_in_the_documented_order_is_the_one_that_is_given(place
     asked = dict(SATISFIED)
     for later in reversed(IN_ORDER[place:]):
         asked |= later[1]
-    assert reason(bad, buyer_request(**asked)) is IN_ORDER[place][0]
+    assert reason(bad, buyer_request(**asked), BAD_STANDING) is IN_ORDER[place][0]
 
 
 def test_what_waiting_would_change_comes_last() -> None:
@@ -96,8 +116,54 @@ def test_what_waiting_would_change_comes_last() -> None:
 
 
 def test_reasons_are_examined_in_the_order_in_which_they_are_listed() -> None:
-    last_four = [Ineligibility.EXPIRED, Ineligibility.UNSEEN, Ineligibility.DRAINING, Ineligibility.BUSY]
-    assert list(Ineligibility) == [reason for reason, _ in IN_ORDER] + last_four
+    last = ["PROBATION", "EXPIRED", "UNSEEN", "STALE", "DRAINING", "BUSY"]
+    assert [each.name for each in Ineligibility] == [reason.name for reason, _ in IN_ORDER] + last
+
+
+def test_a_node_on_probation_gets_small_jobs_only() -> None:
+    newcomer = Standing(is_on_probation=True, job_limit_msat=AmountMsat(5_000))
+    assert reason(candidate(minimum_msat=5_000), buyer_request(), newcomer) is None
+    assert reason(candidate(minimum_msat=5_001), buyer_request(), newcomer) is Ineligibility.PROBATION
+    by_second = candidate(unit="second", per=1, output_msat=1)
+    assert reason(by_second, buyer_request(budget_msat=5_001), newcomer) is Ineligibility.PROBATION
+
+
+def test_a_status_may_be_too_old_for_a_buyer_though_it_still_lives() -> None:
+    old = Candidate(candidate().offer, candidate().row, signed_status(seq=NOW - 61, created_at=NOW - 61))
+    assert reason(old, buyer_request(maximum_status_age_seconds=61)) is None
+    assert reason(old, buyer_request(maximum_status_age_seconds=60)) is Ineligibility.STALE
+
+
+def test_a_floor_of_reliability_counts_the_doubt_that_is_left() -> None:
+    # 1 failure in 10 by the prior; one more failure would make it 2 in 11
+    assert reason(candidate(), buyer_request(minimum_reliability_milli=818)) is None
+    assert reason(candidate(), buyer_request(minimum_reliability_milli=819)) is Ineligibility.REPUTATION
+    proven = Standing(successes_milli=990_000)  # 2 in 1,001
+    assert reason(candidate(), buyer_request(minimum_reliability_milli=998), proven) is None
+
+
+def test_a_quantization_that_is_not_stated_is_called_unknown() -> None:
+    assert reason(candidate(), buyer_request(quantizations=("q4_k_m", "unknown"))) is None
+    assert reason(candidate(), buyer_request(quantizations=("q4_k_m",))) is Ineligibility.QUANTIZATION
+    assert reason(candidate(data_collection="deny"), buyer_request(data_collection="deny")) is None
+
+
+@pytest.mark.parametrize(
+    ("price", "ceiling"),
+    [
+        ({"input_msat": 40}, {"input_msat": 40_000}),
+        ({"output_msat": 120}, {"output_msat": 120_000}),
+        ({"unit": "byte", "input_msat": 40}, {"input_msat": 160_000}),  # a token has four bytes
+        ({"unit": "byte", "per": 3, "output_msat": 1}, {"output_msat": 1_333_334}),
+        ({"minimum_msat": 77}, {"job_msat": 77}),
+        ({"unit": "job", "per": 1, "output_msat": 2_500}, {"job_msat": 2_500}),
+    ],
+)
+def test_a_price_ceiling_is_reached_before_it_is_exceeded(price: dict[str, Any], ceiling: dict[str, int]) -> None:
+    one = candidate(**price)
+    [(name, limit)] = ceiling.items()
+    assert reason(one, buyer_request(maximum_price=PriceCeiling(**{name: limit}))) is None
+    assert reason(one, buyer_request(maximum_price=PriceCeiling(**{name: limit - 1}))) is Ineligibility.PRICE_CEILING
 
 
 def test_a_node_that_nobody_has_heard_of_lately_is_out() -> None:

@@ -5,8 +5,9 @@ import json
 from hypothesis import given
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.explanation import Explanation, explain
+from relaymesh.market.policy import CHEAPEST
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import select
 from relaymesh.nostr.identifiers import encode_public_key
 from tests.market.builders import MODEL, NOW, buyer_request, buyer_requests, candidate, candidates, node
@@ -14,12 +15,12 @@ from tests.market.builders import MODEL, NOW, buyer_request, buyer_requests, can
 
 def tell(*among: Candidate, request: BuyerRequest | None = None) -> Explanation:
     """The explanation of a choice of one."""
-    return explain(select(among, request or buyer_request(), seed=b"\x01" * 32, count=1, now=NOW))
+    return explain(select(among, request or buyer_request(), seed=b"\x01" * 32, count=1, now=NOW, policy=CHEAPEST))
 
 
 def test_every_candidate_has_a_row_the_chosen_first_and_the_excluded_last() -> None:
     told = tell(candidate(1, minimum_msat=2_000), candidate(2), candidate(3, free=0, queue=4))
-    assert [(row.node, row.rank, row.chosen, row.cost_msat, row.reason) for row in told.rows] == [
+    assert [(row.node, row.rank, row.chosen, row.ceiling_msat, row.reason) for row in told.rows] == [
         (node(2), 1, True, 1_000, None),
         (node(1), 2, False, 2_000, None),
         (node(3), None, False, None, "no free capacity"),
@@ -33,7 +34,8 @@ def test_the_sentence_says_who_at_what_price_and_what_became_of_the_others() -> 
     assert tell(candidate(2)).sentence() == f"{name} at up to 1000 msat is the only eligible offer."
     among = (candidate(1, minimum_msat=2_000), candidate(2), candidate(3, free=0), candidate(4, free=0))
     assert tell(*among, candidate(5, state="draining")).sentence() == (
-        f"{name} at up to 1000 msat is the cheapest of 2 eligible offers; excluded: no free capacity (2), draining (1)."
+        f"{name} at up to 1000 msat is the best of 2 eligible offers (cheapest: score 1181 msat-equivalents, "
+        "the next 2363); excluded: no free capacity (2), draining (1)."
     )
 
 
@@ -61,7 +63,7 @@ def test_a_row_has_a_rank_and_a_cost_or_a_reason_and_a_detail(
     assert len(told.rows) == 2
     for row in told.rows:
         is_in = row.reason is None
-        assert (row.rank is not None) == (row.cost_msat is not None) == is_in
+        assert (row.rank is not None) == (row.ceiling_msat is not None) == is_in
         assert (row.detail is None) == is_in
         assert is_in or not row.chosen
     assert told.sentence().endswith(".")

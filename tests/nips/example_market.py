@@ -17,7 +17,7 @@ from relaymesh.machines.reception_events import PublishAnswer, ReceptionSettings
 from relaymesh.market.admission import NodeLoad
 from relaymesh.market.bids import Way
 from relaymesh.market.directory import Directory
-from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection, select
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify

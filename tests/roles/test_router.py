@@ -7,8 +7,8 @@ import anyio.to_thread
 import pytest
 
 from relaymesh.machines.opening_events import QuotesCollected, RouterAnswered, RoutingRequest
-from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.market.recomputation import SignedRanking
+from relaymesh.market.request import BuyerRequest
 from relaymesh.nostr.event import Event, EventId
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify

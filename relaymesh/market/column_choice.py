@@ -1,0 +1,145 @@
+"""The choice among scored columns: bands of near-equals, and what became of every price when somebody asks."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relaymesh.market.column_arithmetic import Mask, Vector
+from relaymesh.market.eligibility import ceiling_of, examine_facts
+from relaymesh.market.facts import Facts
+from relaymesh.market.policy import Policy
+from relaymesh.market.request import BuyerRequest
+from relaymesh.market.score import Terms
+from relaymesh.market.selection import (
+    MAXIMUM_DRAWN,
+    Examined,
+    draw,
+    identity,
+    near_equal_limit,
+    nearest_on_ring,
+    rest_of,
+    ring_start,
+)
+from relaymesh.nostr.event import PublicKey
+from relaymesh.units import Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The eligible rows of some columns.
+
+    Args:
+        rows: Which rows.
+        terms: Their terms, column by column.
+        tiers: Their places in the buyer's own order; None where he has none.
+    """
+
+    rows: NDArray[np.intp]
+    terms: tuple[Vector, ...]
+    tiers: Vector | None
+
+    def scores(self) -> Vector:
+        """The score of each."""
+        total = self.terms[0].copy()
+        for term in self.terms[1:]:
+            total += term
+        return total
+
+    def examined(self, index: int, facts: list[Facts], request: BuyerRequest) -> Examined:
+        """One of them, as a value."""
+        one = facts[self.rows[index]]
+        tier = 0 if self.tiers is None else int(self.tiers[index])
+        return Examined(one, ceiling_of(one, request), tier, Terms(*(int(term[index]) for term in self.terms)))
+
+
+def best_rows(
+    scored: Scored,
+    facts: list[Facts],
+    rings: NDArray[np.uint64],
+    request: BuyerRequest,
+    *,
+    seed: bytes,
+    count: int,
+    policy: Policy,
+    crowded: Collection[PublicKey],
+) -> tuple[list[Examined], int]:
+    """The best `count` nodes and the size of the first band, as `relaymesh.market.selection.draw_among` finds them.
+
+    Args:
+        rings: The first 8 bytes of each row's offer id.
+        crowded: Nodes with several rows; each takes part with its best.
+    """
+    scores = scored.scores()
+    left = np.ones(len(scores), bool)
+    if crowded:
+        _keep_best_of_each(left, scores, scored, facts, crowded)
+    chosen: list[Examined] = []
+    near_equal_count = 0
+    while len(chosen) < count and left.any():
+        band = _band(left, scores, scored.tiers, policy)
+        near_equal_count = near_equal_count or len(band)
+        if len(band) > MAXIMUM_DRAWN:
+            distance = rings[scored.rows[band]] - np.uint64(ring_start(seed))  # wraps around, as the ring does
+            bound = np.partition(distance, MAXIMUM_DRAWN - 1)[MAXIMUM_DRAWN - 1]
+            band = band[distance <= bound]
+        drawn = [scored.examined(int(index), facts, request) for index in band]
+        kept = draw(nearest_on_ring(drawn, seed), seed)
+        chosen += kept[: count - len(chosen)]
+        if len(kept) < len(drawn):
+            names = {identity(one) for one in kept}
+            band = band[[identity(one) in names for one in drawn]]
+        left[band] = False
+    return chosen, near_equal_count
+
+
+def _band(left: Mask, scores: Vector, tiers: Vector | None, policy: Policy) -> NDArray[np.intp]:
+    """The near-equals of the best that is left."""
+    if tiers is None:
+        among = left
+        best = int(scores.min() if left.all() else scores[left].min())
+    else:
+        among = left & (tiers == tiers[left].min())
+        best = int(scores[among].min())
+    return np.flatnonzero(among & (scores <= near_equal_limit(best, policy)))
+
+
+def _keep_best_of_each(
+    left: Mask, scores: Vector, scored: Scored, facts: list[Facts], crowded: Collection[PublicKey]
+) -> None:
+    best: dict[PublicKey, tuple[tuple[int, int, str, int], int]] = {}
+    tiers = [0] * len(scores) if scored.tiers is None else scored.tiers.tolist()
+    for index, (row, score, tier) in enumerate(zip(scored.rows.tolist(), scores.tolist(), tiers, strict=True)):
+        one = facts[row]
+        if one.node not in crowded:
+            continue
+        place = (tier, score, one.offer_id, one.position)
+        other = best.get(one.node)
+        if other is None or place < other[0]:
+            if other is not None:
+                left[other[1]] = False
+            best[one.node] = (place, index)
+        else:
+            left[index] = False
+
+
+def tell_all(
+    scored: Scored, facts: list[Facts], chosen: list[Examined], request: BuyerRequest, now: Timestamp
+) -> tuple[Examined, ...]:
+    """What became of every row, in the order of `Selection.examined`."""
+    rows = scored.rows.tolist()
+    tiers = [0] * len(rows) if scored.tiers is None else scored.tiers.tolist()
+    terms = map(Terms._make, zip(*(term.tolist() for term in scored.terms), strict=True))
+    eligible = [
+        Examined(facts[row], ceiling_of(facts[row], request), tier, each)
+        for row, tier, each in zip(rows, tiers, terms, strict=True)
+    ]
+    inside = set(rows)
+    excluded = []
+    for row, one in enumerate(facts):
+        if row not in inside and (found := examine_facts(one, request, now)) is not None:
+            excluded.append(Examined(one, reason=found[0], detail=found[1]))
+    excluded.sort(key=identity)
+    assert len(eligible) + len(excluded) == len(facts)  # columns and single prices decide the same
+    return (*chosen, *rest_of(eligible, chosen), *excluded)
