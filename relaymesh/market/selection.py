@@ -135,9 +135,6 @@ def select(
 ) -> Selection:
     """Choose the best `count` nodes; the order of the candidates does not matter.
 
-    The lowest score first, within the buyer's own order; near-equals are spread by SHA-256(seed ‖ offer id), so that a
-    thousand buyers with seeds of their own do not all go to one node; then the lowest offer id.
-
     Args:
         candidates: From `Directory.candidates`.
         request: What is wanted.
@@ -146,28 +143,13 @@ def select(
         now: For what expires.
         policy: What counts, and for how much.
         standings: What is known about the nodes.
-
-    Raises:
-        LocalProtocolError: `count` is below 1.
     """
     check_count(count)
-    known: dict[tuple[EventId, int], Candidate] = {}
-    eligible: list[Examined] = []
-    excluded: list[Examined] = []
-    for candidate in candidates:
-        facts = facts_of(candidate, standings.get(candidate.offer.node, UNKNOWN))
-        if known.setdefault((facts.offer_id, facts.position), candidate) is not candidate:
-            continue  # a row that its offer repeats
-        found = examine_facts(facts, request, now)
-        if found is None:
-            terms = score(facts, request, policy)
-            eligible.append(Examined(facts, ceiling_of(facts, request), tier(facts, request), terms))
-        else:
-            excluded.append(Examined(facts, reason=found[0], detail=found[1]))
+    known = _facts_by_identity(candidates, standings)
+    eligible, excluded = examine_all((facts for _, facts in known.values()), request, policy, now)
     chosen, near_equal_count = draw_among(eligible, seed=seed, count=count, policy=policy)
-    excluded.sort(key=identity)
-    everyone = (*chosen, *rest_of(eligible, chosen), *excluded)
-    choices = [to_choice(one, rank, known[identity(one)]) for rank, one in enumerate(chosen, start=1)]
+    choices = [to_choice(one, rank, known[identity(one)][0]) for rank, one in enumerate(chosen, start=1)]
+    everyone = (*chosen, *rest_of(eligible, chosen), *sorted(excluded, key=identity))
     return Selection(
         request=request,
         policy=policy,
@@ -179,8 +161,35 @@ def select(
         excluded_count=len(excluded),
         near_equal_count=near_equal_count,
         tell=lambda: everyone,
-        recall=lambda facts: known.get((facts.offer_id, facts.position)),
+        recall=lambda facts: known[facts.offer_id, facts.position][0],
     )
+
+
+def _facts_by_identity(
+    candidates: Iterable[Candidate], standings: Standings
+) -> dict[tuple[EventId, int], tuple[Candidate, Facts]]:
+    """Every price once: a row that its offer repeats is the same price."""
+    known: dict[tuple[EventId, int], tuple[Candidate, Facts]] = {}
+    for candidate in candidates:
+        facts = facts_of(candidate, standings.get(candidate.offer.node, UNKNOWN))
+        known.setdefault((facts.offer_id, facts.position), (candidate, facts))
+    return known
+
+
+def examine_all(
+    prices: Iterable[Facts], request: BuyerRequest, policy: Policy, now: Timestamp
+) -> tuple[list[Examined], list[Examined]]:
+    """The eligible prices with their terms, and the excluded with their reasons."""
+    eligible: list[Examined] = []
+    excluded: list[Examined] = []
+    for facts in prices:
+        found = examine_facts(facts, request, now)
+        if found is None:
+            terms = score(facts, request, policy)
+            eligible.append(Examined(facts, ceiling_of(facts, request), tier(facts, request), terms))
+        else:
+            excluded.append(Examined(facts, reason=found[0], detail=found[1]))
+    return eligible, excluded
 
 
 def check_count(count: int) -> None:

@@ -87,7 +87,7 @@ def test_an_open_request_carries_the_shape_of_the_job_its_work_and_no_recipient(
 
 
 def test_an_auction_is_won_by_the_best_bid_also_of_a_node_that_would_not_have_been_asked() -> None:
-    nodes = [seller(number, output_msat=9_000 - number * 100) for number in range(3, 8)]
+    nodes = [seller(number, output_msat=90_000 - number * 10_000) for number in range(3, 8)]
     opening = opening_for(*nodes, way="open", count=1)
     opening.start(moment())
     agreed = agreed_in(converse(opening, *nodes))

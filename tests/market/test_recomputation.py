@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relaymesh.market.directory import Directory
+from relaymesh.market.policy import POLICIES as POLICIES_BY_NAME
 from relaymesh.market.recomputation import Cited, SignedRanking, compare, recompute
 from relaymesh.market.selection import Selection
 from relaymesh.market.standing import NOBODY_KNOWN, Standing
@@ -127,7 +128,9 @@ def test_a_ranking_for_another_request_is_found_out() -> None:
 
 def own_choice(signed: SignedRanking, market: Directory) -> tuple[Selection, str]:
     seed = bytes.fromhex(signed.ranking.seed)
-    selection = market.select(signed.request, seed=seed, count=MAXIMUM_RANKED, now=NOW)
+    selection = market.select(
+        signed.request, seed=seed, count=MAXIMUM_RANKED, policy=POLICIES_BY_NAME[signed.ranking.policy], now=NOW
+    )
     return selection, registry_digest(market.considered_ids(MODEL, "chat", NOW))
 
 

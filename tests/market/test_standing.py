@@ -1,5 +1,7 @@
 """What is known about a node is integers within their ranges, or it is a bug on this side."""
 
+from typing import Any
+
 import pytest
 
 from relaymesh.errors import LocalProtocolError
@@ -25,8 +27,11 @@ def test_a_node_that_nobody_knows_has_neither_merits_nor_faults() -> None:
     ],
 )
 def test_every_figure_has_its_range(name: str, least: int, most: int) -> None:
+    figures: dict[str, Any]
     for figure in (least, most):
-        assert getattr(Standing(**{name: figure}), name) == figure  # type: ignore[arg-type]
+        figures = {name: figure}
+        assert getattr(Standing(**figures), name) == figure
     for figure in (least - 1, most + 1):
+        figures = {name: figure}
         with pytest.raises(LocalProtocolError, match=name):
-            Standing(**{name: figure})  # type: ignore[arg-type]
+            Standing(**figures)

@@ -1,5 +1,6 @@
 """The tables of nips/*.md that the code itself writes: fields, refusal codes, limits, timeouts."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -12,6 +13,7 @@ from relaymesh.machines.opening_events import OpeningSettings
 from relaymesh.machines.reception_events import ReceptionSettings
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market import pricing
+from relaymesh.market.policy import POLICIES, Policy
 from relaymesh.protocol import codec, content, frames, handshake, open_request, quote, session_codec
 from relaymesh.protocol.refusal import RETRYABLE, RefusalCode
 from relaymesh.roles import node
@@ -219,6 +221,17 @@ def timeouts() -> str:
     )
 
 
+def policies() -> str:
+    """The policies that have names, weight by weight."""
+    weights = [field.name for field in dataclasses.fields(Policy) if field.name != "name"]
+    head = "| weight | " + " | ".join(f"`{name}`" for name in POLICIES) + " |\n"
+    rows = [
+        f"| `{weight}` | " + " | ".join(f"{getattr(policy, weight):,}" for policy in POLICIES.values()) + " |\n"
+        for weight in weights
+    ]
+    return head + "|---" * (len(POLICIES) + 1) + "|\n" + "".join(rows)
+
+
 def _limits(*rows: tuple[str, str]) -> str:
     return "| what | how much |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
@@ -234,6 +247,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "fields-quoted-term": part_fields("QuotedTerm", within="quote"),
     "fields-stated-standing": part_fields("StatedStanding", within="ranking"),
     "fields-units": part_fields("MeteredUnits", within="metering"),
+    "policies": policies,
     "refusal-codes": refusal_codes,
     "limits-market": market_limits,
     "limits-sessions": session_limits,
