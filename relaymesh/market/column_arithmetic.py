@@ -203,7 +203,8 @@ def compute_terms(integers: Integers, request: BuyerRequest, policy: Policy) -> 
     if policy.distrust_milli:
         distrusted = at_stake * (MILLI - integers[Column.TRUST]) // MILLI
         distrust = np.minimum(distrusted * policy.distrust_milli // MILLI, MOST_MSAT)
-    stake = -(uncertainty * (integers[Column.STAKE] * policy.stake_milli) // (FULL_STAKE_UNITS * MILLI))
+    share = integers[Column.STAKE] * policy.stake_milli // FULL_STAKE_UNITS
+    stake = -(uncertainty * share // MILLI)
     counted = cost if policy.cost_milli == MILLI else np.minimum(cost * policy.cost_milli // MILLI, MOST_MSAT)
     return counted, wait, run, failure, uncertainty, distrust, stake
 

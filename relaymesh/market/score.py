@@ -17,7 +17,7 @@ MOST_MSAT: Final = 10**12
 MOST_MS: Final = 10**9
 UNKNOWN_FIRST_OUTPUT_MS: Final = 3_000
 UNKNOWN_UNITS_PER_1000S: Final = 15_000
-FULL_STAKE_UNITS: Final = 1_000
+FULL_STAKE_UNITS: Final = 100_000
 
 
 class Terms(NamedTuple):
@@ -61,7 +61,7 @@ def score(facts: Facts, request: BuyerRequest, policy: Policy) -> Terms:
     failure = min(MOST_MSAT, at_stake * mean // MILLION * policy.failure_milli // MILLI)
     uncertainty = min(MOST_MSAT, at_stake * bound // MILLION * policy.failure_milli // MILLI) - failure
     distrusted = at_stake * (MILLI - facts.standing.trust_milli) // MILLI
-    stake_units = min(facts.standing.stake_units, FULL_STAKE_UNITS)
+    share = min(facts.standing.stake_units, FULL_STAKE_UNITS) * policy.stake_milli // FULL_STAKE_UNITS
     return Terms(
         cost=min(MOST_MSAT, cost * policy.cost_milli // MILLI),
         wait=wait,
@@ -69,7 +69,7 @@ def score(facts: Facts, request: BuyerRequest, policy: Policy) -> Terms:
         failure=failure,
         uncertainty=uncertainty,
         distrust=min(MOST_MSAT, distrusted * policy.distrust_milli // MILLI),
-        stake=-(uncertainty * stake_units * policy.stake_milli // (FULL_STAKE_UNITS * MILLI)),
+        stake=-(uncertainty * share // MILLI),
     )
 
 
