@@ -1,18 +1,23 @@
-"""What a router learns about nodes, and what it says about them: receipts in, standings and assertions out (RM-05).
+"""What a router learns about nodes, and what it says about them (RM-05).
 
-It has no jobs of its own, so all it knows is what others signed: receipts, and what keys it trusts stand by.
+It has no jobs of its own, so all it knows is what others signed: receipts, what keys it trusts stand by, fraud that is
+proven, stakes and manifests. From these it makes standings for its rankings, assertions (38774) and slashes (8773).
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import structlog
 
 from relaymesh.errors import RelayError, RemoteProtocolError
+from relaymesh.market.fraud import Verdict, decide
 from relaymesh.market.reputation import Reputation
-from relaymesh.nostr.event import PublicKey, VerifiedEvent
+from relaymesh.market.stake import CheckedStake, check_stake, weigh_stakes
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.nostr.kinds import Kind
@@ -21,20 +26,36 @@ from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.protocol.assertion import build_assertion_event
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.protocol.evidence import read_receipt
+from relaymesh.protocol.fraud_proof import read_fraud_proof
+from relaymesh.protocol.lightning_message import recover_signer
+from relaymesh.protocol.slash import build_slash, make_slash
+from relaymesh.protocol.stake import read_stake
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
 from relaymesh.roles.market_view import MarketView
 from relaymesh.units import Timestamp
 
-EVIDENCE_FILTER: Final = Filter(kinds=(Kind.RECEIPT,), tags=(("t", (TOPIC,)),))
-ASSERTION_PAUSE_SECONDS: Final = 60
-ASSERTIONS_AT_ONCE: Final = 100
-"""So many assertions are published in one pause: relays limit what an address may publish."""
+EVIDENCE_FILTER: Final = Filter(kinds=(Kind.RECEIPT, Kind.FRAUD_PROOF, Kind.STAKE_COMMITMENT), tags=(("t", (TOPIC,)),))
+PAUSE_SECONDS: Final = 60
+"""So often assertions and slashes are published, and stakes weighed again, since they decay."""
+PUBLISHED_AT_ONCE: Final = 100
+"""So many are published in one pause: relays limit what an address may publish."""
 MAXIMUM_ASSERTED: Final = 100_000
+MAXIMUM_STAKES: Final = 100_000
+MAXIMUM_FRAUDS: Final = 10_000
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A fraud that was proven, and the proof that did."""
+
+    verdict: Verdict
+    proof: EventId
 
 
 class RouterEvidence:
-    """Follows evidence, keeps standings, publishes assertions, until cancelled.
+    """Follows evidence, keeps standings, publishes assertions and slashes, until cancelled.
 
     Args:
         market: Whose directory is told the standings.
@@ -43,17 +64,11 @@ class RouterEvidence:
     Attributes:
         reputation: What is held.
         on_assertion: Told of every assertion that was published.
-        refused: Evidence that did not verify.
+        refused: Evidence that did not verify, or proved nothing.
     """
 
     def __init__(
-        self,
-        relays: Relays,
-        market: MarketView,
-        key: KeyPair,
-        ledger: Ledger,
-        clock: Clock,
-        assertion_seconds: int,
+        self, relays: Relays, market: MarketView, key: KeyPair, ledger: Ledger, clock: Clock, assertion_seconds: int
     ) -> None:
         self.reputation = Reputation()
         self.on_assertion: Callable[[PublicKey, VerifiedEvent], None] = lambda node, event: None
@@ -62,43 +77,121 @@ class RouterEvidence:
         self._assertion_seconds = assertion_seconds
         self._changed: OrderedDict[PublicKey, None] = OrderedDict()
         self._asserted: OrderedDict[PublicKey, Timestamp] = OrderedDict()
+        self._stakes: OrderedDict[PublicKey, CheckedStake] = OrderedDict()
+        self._units: dict[PublicKey, int] = {}
+        self._proven: OrderedDict[str, Proven] = OrderedDict()
+        self._unslashed: OrderedDict[str, None] = OrderedDict()
+        self._ours: set[str] = set()
 
     async def run(self) -> None:
         """Follow and publish until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow)
-            tasks.start_soon(self._keep_asserting)
+            tasks.start_soon(self._keep_telling)
+
+    # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _follow(self) -> None:
         async with self._relays.subscribe((EVIDENCE_FILTER,)) as deliveries:
             async for delivery in deliveries:
-                if isinstance(delivery, Delivered):
-                    with Contained("evidence"):
+                with Contained("evidence"):
+                    if isinstance(delivery, Delivered):
                         self.take(delivery.event)
+                    else:
+                        self._weigh_stakes()  # those that were stored have come
 
     def take(self, event: VerifiedEvent) -> None:
-        """Take in a piece of evidence; what does not verify is counted and forgotten."""
-        now = self._clock().timestamp
+        """Take in a piece of evidence; what does not verify, or proves nothing, is counted and forgotten."""
         try:
-            receipt = read_receipt(event, verify)
+            match event.kind:
+                case Kind.RECEIPT:
+                    self._take_receipt(event)
+                case Kind.FRAUD_PROOF:
+                    self._take_fraud_proof(event)
+                case Kind.STAKE_COMMITMENT:
+                    self._take_stake(event)
         except RemoteProtocolError:
             self.refused += 1
-            return
+
+    def _take_receipt(self, event: VerifiedEvent) -> None:
+        receipt = read_receipt(event, verify)
         node = receipt.metering.event.public_key
-        if self.reputation.add_receipt(receipt, now):
-            self._market.directory.set_standing(node, self.reputation.standing(node, now))
-            self._changed[node] = None
+        if self.reputation.add_receipt(receipt, self._clock().timestamp):
+            self._note_change(node)
 
-    async def _keep_asserting(self) -> None:
+    def _take_fraud_proof(self, event: VerifiedEvent) -> None:
+        verdict = decide(read_fraud_proof(event).proof, verify)
+        if not verdict.is_proven or verdict.key in self._proven:
+            self.refused += not verdict.is_proven
+            return
+        now = self._clock().timestamp
+        accused = verdict.accused
+        self.reputation.add_fraud(accused, verdict.claim, verdict.key, event.id, min(event.created_at, now))
+        self._proven[verdict.key] = Proven(verdict, event.id)
+        self._unslashed[verdict.key] = None
+        if len(self._proven) > MAXIMUM_FRAUDS:
+            oldest, _ = self._proven.popitem(last=False)
+            self._unslashed.pop(oldest, None)
+        self._weigh_stakes()
+        self._note_change(accused)
+
+    def _take_stake(self, event: VerifiedEvent) -> None:
+        signed = read_stake(event)
+        known = self._stakes.get(signed.author)
+        if known is not None and known.signed.stake.seq >= signed.stake.seq:
+            return
+        self._stakes[signed.author] = check_stake(signed, recover_signer)
+        if len(self._stakes) > MAXIMUM_STAKES:
+            self._stakes.popitem(last=False)
+
+    def _weigh_stakes(self) -> None:
+        """What every stake comes to now; whoever's has changed gets another standing."""
+        verdicts = [proven.verdict for proven in self._proven.values()]
+        weights = weigh_stakes(self._stakes.values(), verdicts, self._clock().timestamp)
+        units = {author: weight.units for author, weight in weights.items() if weight.units}
+        for node in (units.keys() | self._units.keys()) - {self._key.public_key}:
+            if units.get(node, 0) != self._units.get(node, 0):
+                self._set_standing(node, units.get(node, 0))
+        self._units = units
+
+    def _note_change(self, node: PublicKey) -> None:
+        self._changed[node] = None
+        self._set_standing(node, self._units.get(node, 0))
+
+    def _set_standing(self, node: PublicKey, stake_units: int) -> None:
+        standing = self.reputation.standing(node, self._clock().timestamp, stake_units=stake_units)
+        self._market.directory.set_standing(node, standing)
+
+    # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_telling(self) -> None:
         while True:
-            await anyio.sleep(ASSERTION_PAUSE_SECONDS)
-            await self.assert_changes()
+            await anyio.sleep(PAUSE_SECONDS)
+            with Contained("stakes"):
+                self._weigh_stakes()
+            await self.tell()
 
-    async def assert_changes(self) -> None:
-        """Say in public what is now believed about the nodes of which something new was heard, or long ago said."""
-        for node in tuple(self._due())[:ASSERTIONS_AT_ONCE]:
+    async def tell(self) -> None:
+        """Publish what follows from proven fraud, and what is now believed about nodes of which something is new."""
+        for key in tuple(self._unslashed)[:PUBLISHED_AT_ONCE]:
+            with Contained("slash"), suppress(RelayError):
+                await self._slash(key)
+        for node in tuple(self._due())[:PUBLISHED_AT_ONCE]:
             with Contained("assertion"), suppress(RelayError):
                 await self._assert(node)
+
+    async def _slash(self, key: str) -> None:
+        """One slash for one fraud, whichever replica comes first: the ledger says so."""
+        proven, now = self._proven[key], self._clock().timestamp
+        verdict = proven.verdict
+        scope = f"{self._key.public_key}/slash/{key}"
+        if key in self._ours or await self._ledger.next_sequence(scope, Timestamp(0)) == 0:
+            self._ours.add(key)  # until a relay has it, it is ours to publish
+            slash = make_slash(verdict.claim, verdict.accused, verdict.evidence, proven.proof)
+            await self._publish(build_slash(slash, self._key.public_key, now))
+            _log.info("slashed", accused=verdict.accused, claim=verdict.claim, proof=proven.proof)
+        self._unslashed.pop(key, None)
+        self._ours.discard(key)
 
     def _due(self) -> Iterator[PublicKey]:
         now = self._clock().timestamp
@@ -112,12 +205,16 @@ class RouterEvidence:
         seq = await self._ledger.next_sequence(f"{key}/{int(Kind.REPUTATION_ASSERTION)}/{node}", now)
         until = Timestamp(now + self._assertion_seconds)
         assertion = self.reputation.make_assertion(node, now, seq=seq, valid_until=until)
-        event = self._key.sign(build_assertion_event(assertion, node, key, Timestamp(max(now, seq))))
-        answers = await self._relays.publish(event)
-        if any(answer.accepted for answer in answers):
-            self._changed.pop(node, None)
-            self._asserted[node] = Timestamp(now + self._assertion_seconds // 2)
-            self._asserted.move_to_end(node)
-            if len(self._asserted) > MAXIMUM_ASSERTED:
-                self._asserted.popitem(last=False)
-            self.on_assertion(node, event)
+        event = await self._publish(build_assertion_event(assertion, node, key, Timestamp(max(now, seq))))
+        self._changed.pop(node, None)
+        self._asserted[node] = Timestamp(now + self._assertion_seconds // 2)
+        self._asserted.move_to_end(node)
+        if len(self._asserted) > MAXIMUM_ASSERTED:
+            self._asserted.popitem(last=False)
+        self.on_assertion(node, event)
+
+    async def _publish(self, unsigned: UnsignedEvent) -> VerifiedEvent:
+        event = self._key.sign(unsigned)
+        if not any(answer.accepted for answer in await self._relays.publish(event)):
+            raise RelayError("no relay took it", retryable=True)
+        return event
