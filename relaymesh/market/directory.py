@@ -20,6 +20,7 @@ from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.market.state import (
     ALL_OFFERS,
     ALL_ROUTERS,
+    ALL_STAKES,
     STATE_KINDS,
     Address,
     Ignored,
@@ -42,6 +43,7 @@ from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.manifest import SignedManifest
 from relaymesh.protocol.router_announcement import ROUTER_LABEL, SignedRouterAnnouncement
+from relaymesh.protocol.stake import SignedStake
 from relaymesh.protocol.status import STATUS_LABEL
 from relaymesh.units import Timestamp
 
@@ -156,6 +158,11 @@ class Directory:
         """All live router announcements."""
         self.expire(now)
         return tuple(self._recall(entry, SignedRouterAnnouncement) for entry in self._bucket(ALL_ROUTERS))
+
+    def stakes(self, now: Timestamp) -> tuple[SignedStake, ...]:
+        """All live stake commitments."""
+        self.expire(now)
+        return tuple(self._recall(entry, SignedStake) for entry in self._bucket(ALL_STAKES))
 
     def assertions(self, subject: PublicKey, now: Timestamp) -> tuple[SignedAssertion, ...]:
         """What others assert about a key; costs what it returns."""

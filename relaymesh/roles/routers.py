@@ -15,12 +15,14 @@ from relaymesh.machines.opening_events import RouterAnswered
 from relaymesh.market.policy import CHEAPEST, POLICIES
 from relaymesh.market.probation import RouterRecord, weigh_router
 from relaymesh.market.recomputation import Cited, Comparison, Recomputation, SignedRanking, compare, recompute
+from relaymesh.market.stake import check_stake, weigh_stakes
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.protocol.citation import citation_filters, read_citation
 from relaymesh.protocol.codec import SignedOffer, SignedStatus, read_offer, read_status
+from relaymesh.protocol.lightning_message import recover_signer
 from relaymesh.protocol.ranking import MAXIMUM_RANKED, registry_digest
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.driver import Clock
@@ -89,8 +91,12 @@ class RouterExaminer:
             signed=answer,
             recomputation=recomputation,
             comparison=self._compare(answer) if answer.ranking.policy in POLICIES else None,
-            weight_milli=weigh_router(self.records.get(router, RouterRecord()), self._stake_units(router)),
+            weight_milli=self.weigh(router),
         )
+
+    def weigh(self, router: PublicKey) -> int:
+        """What a router weighs beside the client's own view, in thousandths: 0 on probation."""
+        return weigh_router(self.records.get(router, RouterRecord()), self._stake_units(router))
 
     def _book(self, router: PublicKey, *, is_right: bool) -> None:
         day = self._clock().timestamp // SECONDS_PER_DAY
@@ -98,7 +104,19 @@ class RouterExaminer:
         self.records[router] = record.book_ranking(is_right=is_right, day=day)
 
     def _stake_units(self, router: PublicKey) -> int:
-        return self._market.directory.standing(router).stake_units
+        """What the router has at stake, as far as it counts beside what else the same Lightning node backs."""
+        now = self._clock().timestamp
+        live = {signed.author: signed for signed in self._market.directory.stakes(now)}
+        backing = live[router].stake.backing if router in live else None
+        if backing is None:
+            return 0
+        stakes = [
+            check_stake(each, recover_signer)
+            for each in live.values()
+            if each.stake.backing is not None and each.stake.backing.ln_pubkey == backing.ln_pubkey
+        ]
+        weight = weigh_stakes(stakes, (), now).get(router)
+        return 0 if weight is None else weight.units
 
     def _compare(self, signed: SignedRanking) -> Comparison:
         """The client's own choice for the same request, policy, seed and moment."""
