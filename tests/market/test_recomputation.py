@@ -87,6 +87,9 @@ LIES: dict[str, Callable[[SignedRanking], dict[str, Any]]] = {
     "a rival put out": lambda signed: {"rows": _rows(signed, 0, excluded="draining", score_msat=None, terms={})},
     "a busy node let in": lambda signed: {"rows": _rows(signed, 4, excluded=None), "eligible": 5},
     "another reason": lambda signed: {"rows": _rows(signed, 4, excluded="draining")},
+    "a standing that its score does not show": lambda signed: {
+        "rows": _rows(signed, 0, standing=StatedStanding(failures_milli=50_000_000))
+    },
     "somebody else's offer": lambda signed: {
         "rows": _rows(signed, 0, offer_address=signed.ranking.rows[1].offer_address)
     },

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from relaymesh.market.standing import Standing
+from relaymesh.protocol.ranking import StatedStanding
 from tests.machines import routers
 from tests.machines.routers import Desk, call, make_market, node_key
 from tests.market.builders import MODEL, NOW
@@ -18,6 +19,12 @@ LIES: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     },
     "another seed": lambda ranking: {"seed": "00" * 32},
     "another time": lambda ranking: {"ranked_at": ranking["ranked_at"] - 60},
+    "a standing that the score does not show": lambda ranking: {
+        "rows": [
+            {**ranking["rows"][0], "standing": StatedStanding(failures_milli=50_000_000).to_fields()},
+            *ranking["rows"][1:],
+        ]
+    },
 }
 
 
