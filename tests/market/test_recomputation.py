@@ -5,12 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relaymesh.market.directory import Directory
 from relaymesh.market.policy import POLICIES as POLICIES_BY_NAME
-from relaymesh.market.recomputation import Cited, SignedRanking, compare, recompute
+from relaymesh.market.ranking import Ranker
+from relaymesh.market.recomputation import Cited, Recomputation, SignedRanking, compare, recompute
 from relaymesh.market.selection import Selection
 from relaymesh.market.standing import NOBODY_KNOWN, Standing
+from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent
+from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.ranking import MAXIMUM_RANKED, RankedRow, StatedStanding, registry_digest
 from relaymesh.units import AmountMsat, Timestamp
 from tests.machines.routers import (
@@ -25,7 +30,7 @@ from tests.machines.routers import (
     rank_once,
     reseal,
 )
-from tests.market.builders import MODEL, NOW
+from tests.market.builders import MODEL, NOW, buyer_request, node, row, sign, signed_offer, signed_status
 
 POLICIES = ("cheapest", "fastest", "balanced", "trusted")
 KNOWN = Standing(successes_milli=40_000, failures_milli=1_000, trust_milli=700, stake_units=500)
@@ -181,3 +186,46 @@ def test_a_node_that_the_router_leaves_out_is_told() -> None:
     compared = compare(silent, *own_choice(silent, market), NOBODY_KNOWN)
     assert (compared.differences[-1].theirs, compared.differences[-1].ours) == (None, 1)
     assert compared.differences[-1].reason == "the router does not list it"
+
+
+# ── an honest router is never found wrong ─────────────────────────────────────────────────────────────────────────
+
+standings = st.builds(
+    Standing,
+    successes_milli=st.integers(0, 60_000),
+    failures_milli=st.integers(0, 30_000),
+    first_output_ms=st.none() | st.integers(0, 20_000),
+    output_units_per_1000s=st.none() | st.integers(1, 10**6),
+    trust_milli=st.integers(0, 1_000),
+    stake_units=st.integers(0, 2_000),
+    is_on_probation=st.booleans(),
+    job_limit_msat=st.none() | st.integers(0, 20_000).map(AmountMsat),
+)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> Directory:
+    """A market of up to ninety nodes, many of them alike, of which the router knows some."""
+    directory = Directory()
+    prices = draw(st.lists(st.sampled_from([1_000, 1_001, 1_050, 5_000]), max_size=90))
+    rows = draw(st.sampled_from([(), (0, 1)]))
+    for number, minimum_msat in enumerate(prices, start=1):
+        offered = (row(minimum_msat=minimum_msat), row(minimum_msat=minimum_msat + 1, unit="byte"))
+        offer = signed_offer(node(number), rows=offered if rows else offered[:1], pow_bits=number % 7 // 6)
+        free = 0 if number % 11 == 0 else 1 + number % 3
+        status = signed_status(node(number), labels={"main": (free, number % 2)})
+        assert directory.apply(offer.event, RELAY, NOW)
+        if number % 13:
+            assert directory.apply(status.event, RELAY, NOW)
+    for number in draw(st.sets(st.integers(1, max(len(prices), 1)), max_size=6)):
+        directory.set_standing(node(number), draw(standings))
+    return directory
+
+
+@settings(max_examples=60)
+@given(crowds(), st.sampled_from(POLICIES), st.binary(min_size=32, max_size=32))
+def test_whatever_the_market_an_honest_ranking_comes_out_again(market: Directory, policy: str, seed: bytes) -> None:
+    router, request = PublicKey("7c" * 32), buyer_request(maximum_pow_bits=0)
+    ranked = Ranker(market, router).rank(request, EventId(seed.hex()), policy=POLICIES_BY_NAME[policy], asks=3, now=NOW)
+    answer = sign(UnsignedEvent(router, NOW, Kind.RANKING, (), ""))
+    assert recompute(SignedRanking(answer, ranked.ranking, request), cited_by(market)) == Recomputation((), ())
