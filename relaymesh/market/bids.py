@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from relaymesh.market.candidate import Candidate
+from relaymesh.market.pricing import is_no_dearer
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, select
 from relaymesh.market.standing import UNKNOWN, Standings
@@ -188,9 +189,4 @@ def _as_quoted(bid: Bid) -> Candidate:
 def _is_lower(quoted: PriceRow, offered: PriceRow) -> bool:
     prices = {"per": offered.per, "input_msat": offered.input_msat, "output_msat": offered.output_msat}
     alike = quoted.model_copy(update={**prices, "minimum_msat": offered.minimum_msat}) == offered
-    return (
-        alike
-        and quoted.input_msat * offered.per <= offered.input_msat * quoted.per
-        and quoted.output_msat * offered.per <= offered.output_msat * quoted.per
-        and quoted.minimum_msat <= offered.minimum_msat
-    )
+    return alike and is_no_dearer(quoted, offered)

@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.market.pricing import UNBOUNDED_MSAT, cost_within
+from relaymesh.market.pricing import UNBOUNDED_MSAT, cost_within, is_no_dearer
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent, parse_event
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.tags import read_expiration
@@ -183,7 +183,7 @@ def _decide_quote(evidence: _Evidence) -> _Finding:
     )
     if not same:
         return _Finding(True, "the quoted row is of a model, job type, unit or identity that the offer lacks", figures)
-    if any(_is_within(quote.row, row) for row in same):
+    if any(is_no_dearer(quote.row, row) for row in same):
         return _Finding(False, "the quoted price is within the offered one", figures)
     return _Finding(True, f"the quoted price is above each of the {len(same)} offered for it", figures)
 
@@ -192,15 +192,6 @@ def _is_same_article(quoted: PriceRow, offered: PriceRow) -> bool:
     return (quoted.model, quoted.unit, quoted.identity) == (offered.model, offered.unit, offered.identity) and set(
         quoted.job_types
     ) <= set(offered.job_types)
-
-
-def _is_within(quoted: PriceRow, offered: PriceRow) -> bool:
-    """Whether nothing costs more as quoted; rates are compared by multiplying across, never by dividing."""
-    return (
-        quoted.input_msat * offered.per <= offered.input_msat * quoted.per
-        and quoted.output_msat * offered.per <= offered.output_msat * quoted.per
-        and quoted.minimum_msat <= offered.minimum_msat
-    )
 
 
 # ── equivocation ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -125,6 +125,18 @@ def ceiling_within(price: Priced, units: tuple[int, int], budget_msat: AmountMsa
     return foreseen
 
 
+def is_no_dearer(quoted: PriceRow, offered: PriceRow) -> bool:
+    """Whether nothing costs more as quoted than as offered (RM-01, "Prices").
+
+    Rates are compared by multiplying across, never by dividing; that the two rows are of one thing is for the caller.
+    """
+    return (
+        quoted.input_msat * offered.per <= offered.input_msat * quoted.per
+        and quoted.output_msat * offered.per <= offered.output_msat * quoted.per
+        and quoted.minimum_msat <= offered.minimum_msat
+    )
+
+
 def affordable_output_units(row: PriceRow, input_units: int, maximum_msat: AmountMsat, ceiling: int) -> int | None:
     """The largest output that, together with this input, costs at most `maximum_msat` (RM-01, "Prices").
 

@@ -114,3 +114,14 @@ def test_a_posted_price_is_for_the_best_node_where_it_is_known_and_clearly_the_b
     assert choose_way(selection_of(best, other), known(other)) == "directed", "another is known"
     assert choose_way(selection_of(best, rival, count=1), known(best)) == "directed", "another comes near"
     assert choose_way(selection_of(candidate(1, free=0)), {}) == "directed"
+
+
+def test_a_bid_of_a_node_that_keeps_failing_is_not_worth_its_price() -> None:
+    reliable, failing = candidate(1, minimum_msat=10_000), candidate(2, minimum_msat=9_000)
+    selection = selection_of(reliable, failing)
+    bids = bid(selection, failing), bid(selection, reliable)
+    known = {
+        failing.offer.node: Standing(failures_milli=50_000),
+        reliable.offer.node: Standing(successes_milli=50_000),
+    }
+    assert [each.choice.candidate for each in rank_bids(bids, selection, known, NOW)] == [reliable, failing]
