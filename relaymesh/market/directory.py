@@ -4,8 +4,7 @@ There is no registry: whoever listens to relays has a directory of his own. Noth
 raise, roll back, grow without bound, or cost more than what changed.
 """
 
-import hashlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -34,7 +33,7 @@ from relaymesh.market.state import (
     sequence_of,
     subject_key,
 )
-from relaymesh.market.state_memory import Entry, RelayNumbers, StateMemory
+from relaymesh.market.state_memory import EndedMemory, Entry, RelayNumbers, StateMemory
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.packed_event import unpack
@@ -48,7 +47,6 @@ from relaymesh.protocol.status import STATUS_LABEL
 from relaymesh.units import Timestamp
 
 MAXIMUM_NODES: Final = 200_000
-MAXIMUM_REMEMBERED_SEQUENCES: Final = 200_000
 MAXIMUM_EQUIVOCATIONS: Final = 64
 MAXIMUM_LAST_IGNORED: Final = 32
 
@@ -66,7 +64,7 @@ class Directory:
     evidence if it is an offer. State disappears at its `valid_until` or `expiration` by itself.
 
     Limits: at most `MAXIMUM_NODES` authors with so many pieces of state as their kinds allow, memory of
-    `MAXIMUM_REMEMBERED_SEQUENCES` expired ones, `MAXIMUM_EQUIVOCATIONS` pieces of evidence.
+    `MAXIMUM_ENDED` that have ended, `MAXIMUM_EQUIVOCATIONS` pieces of evidence.
     """
 
     def __init__(self) -> None:
@@ -77,7 +75,7 @@ class Directory:
         self._authors: dict[PublicKey, int] = {}
         self._index: dict[LookupKey, tuple[LookupKey, dict[Entry, None]]] = {}
         self._expiry: ExpiryIndex[Entry] = ExpiryIndex()
-        self._remembered: OrderedDict[Address, tuple[int, bytes]] = OrderedDict()
+        self._ended = EndedMemory()
         self._equivocations: dict[Address, tuple[VerifiedEvent, VerifiedEvent]] = {}
         self._ignored: dict[Ignored, int] = dict.fromkeys(Ignored, 0)
         self._last_ignored: deque[IgnoredEvent] = deque(maxlen=MAXIMUM_LAST_IGNORED)
@@ -253,7 +251,7 @@ class Directory:
     def expire(self, now: Timestamp) -> None:
         """Let go of what has ended; every question to the directory does so by itself."""
         for entry in self._expiry.pop_ended(now):
-            self._remember(entry.address, entry.sequence, unpack(entry.packed))
+            self._ended.remember(entry.address, entry.sequence, unpack(entry.packed).content)
             self._remove(entry)
 
     # ── looking up ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -298,11 +296,9 @@ class Directory:
             if sequence < entry.sequence:
                 return Ignored.ROLLED_BACK, ""
             return self._refuse_equal(entry, state) if sequence == entry.sequence else None
-        remembered, digest = self._remembered.get(address, (-1, b""))
-        if sequence < remembered:
-            return Ignored.ROLLED_BACK, ""
-        if sequence == remembered and _digest(state.event) != digest:
-            return Ignored.EQUIVOCATION, ""
+        reason = self._ended.refuse(address, sequence, state.event.content)
+        if reason is not None:
+            return reason, ""
         return (Ignored.FULL, "") if self._is_full_for(address) else None
 
     def _refuse_equal(self, entry: Entry, state: State) -> tuple[Ignored, str] | None:
@@ -327,7 +323,7 @@ class Directory:
         entry = self._entries.get(address)
         if entry is not None:
             self._remove(entry)
-        self._remember(address, sequence_of(state), state.event)
+        self._ended.remember(address, sequence_of(state), state.event.content)
         return entry is not None
 
     def _place(self, state: State, relay_url: str) -> None:
@@ -377,21 +373,11 @@ class Directory:
         _add(self._held, (author, kind), change)
         _add(self._authors, author, change)
 
-    def _remember(self, address: Address, sequence: int, event: VerifiedEvent) -> None:
-        self._remembered[address] = (sequence, _digest(event))
-        self._remembered.move_to_end(address)
-        if len(self._remembered) > MAXIMUM_REMEMBERED_SEQUENCES:
-            self._remembered.popitem(last=False)
-
 
 def _add(counts: dict[KeyT, int], key: KeyT, change: int) -> None:
     counts[key] = counts.get(key, 0) + change
     if not counts[key]:
         del counts[key]
-
-
-def _digest(event: VerifiedEvent) -> bytes:
-    return hashlib.sha256(event.content.encode()).digest()
 
 
 def _precedence(event: VerifiedEvent) -> tuple[int, int]:

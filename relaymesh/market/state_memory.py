@@ -3,15 +3,17 @@
 A hundred thousand nodes publish a quarter of a gigabyte of text; as values of Python they would be four times that.
 """
 
-from collections import deque
+import hashlib
+from collections import OrderedDict, deque
 from typing import Final
 
-from relaymesh.market.state import STATE_KINDS, Address, LookupKey, State, end_of, sequence_of
+from relaymesh.market.state import STATE_KINDS, Address, Ignored, LookupKey, State, end_of, sequence_of
 from relaymesh.nostr.event import EventId
 from relaymesh.nostr.packed_event import pack, unpack
 from relaymesh.units import Timestamp
 
 MAXIMUM_RELAYS: Final = 255
+MAXIMUM_ENDED: Final = 200_000
 MAXIMUM_READ: Final = 8_192
 """So many values of each kind are kept beside their packed events."""
 
@@ -58,6 +60,27 @@ class RelayNumbers:
         return tuple(urls[number] for number in numbers)
 
 
+class EndedMemory:
+    """The `seq` and a digest of what has ended, so that it does not come back through a relay that withheld its end."""
+
+    def __init__(self) -> None:
+        self._ended: OrderedDict[Address, tuple[int, bytes]] = OrderedDict()
+
+    def remember(self, address: Address, sequence: int, content: str) -> None:
+        """What stood at an address has ended; what ended longest ago is forgotten when there is no more room."""
+        self._ended[address] = (sequence, _digest(content))
+        self._ended.move_to_end(address)
+        if len(self._ended) > MAXIMUM_ENDED:
+            self._ended.popitem(last=False)
+
+    def refuse(self, address: Address, sequence: int, content: str) -> Ignored | None:
+        """Why something may not stand at an address after what ended there; None if it may."""
+        ended, digest = self._ended.get(address, (-1, b""))
+        if sequence < ended:
+            return Ignored.ROLLED_BACK
+        return Ignored.EQUIVOCATION if sequence == ended and _digest(content) != digest else None
+
+
 class StateMemory:
     """Reads entries again when they are asked for, and lets go of the values that were read longest ago."""
 
@@ -90,3 +113,7 @@ class StateMemory:
         read.append(entry)
         if len(read) > MAXIMUM_READ:
             read.popleft().value = None
+
+
+def _digest(content: str) -> bytes:
+    return hashlib.sha256(content.encode()).digest()

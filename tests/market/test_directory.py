@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.market import directory as directory_module
+from relaymesh.market import state_memory
 from relaymesh.market.directory import Directory
 from relaymesh.market.state import STATE_KINDS, Ignored
 from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
@@ -258,7 +259,7 @@ def test_the_number_of_nodes_is_limited_and_room_is_made_by_time(monkeypatch: py
 
 
 def test_the_memory_of_what_has_ended_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory_module, "MAXIMUM_REMEMBERED_SEQUENCES", 2)
+    monkeypatch.setattr(state_memory, "MAXIMUM_ENDED", 2)
     directory = filled(*(signed_offer(node(number), seq=6, valid_until=NOW + number) for number in (1, 2, 3)))
     assert directory.offers(Timestamp(NOW + 3)) == ()
     returned = [directory.apply(signed_offer(node(n), seq=5).event, RELAY, Timestamp(NOW + 3)) for n in (1, 2, 3)]
@@ -266,7 +267,7 @@ def test_the_memory_of_what_has_ended_is_limited(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_ended_last_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory_module, "MAXIMUM_REMEMBERED_SEQUENCES", 2)
+    monkeypatch.setattr(state_memory, "MAXIMUM_ENDED", 2)
     directory = Directory()
     for author, seq in ((1, 6), (2, 6), (1, 7), (3, 6)):
         directory.apply(signed_offer(node(author), seq=seq, valid_until=NOW - 1).event, RELAY, NOW)
