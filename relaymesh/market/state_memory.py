@@ -14,8 +14,8 @@ from relaymesh.units import Timestamp
 
 MAXIMUM_RELAYS: Final = 255
 MAXIMUM_ENDED: Final = 200_000
-MAXIMUM_READ: Final = 8_192
-"""So many values of each kind are kept beside their packed events."""
+MAXIMUM_READ: Final = 1_024
+"""So many values of each kind are kept beside their packed events: more would cost more to collect than to read again."""
 
 
 class Entry:
