@@ -15,7 +15,7 @@ from relaymesh.units import Timestamp
 MAXIMUM_RELAYS: Final = 255
 MAXIMUM_ENDED: Final = 200_000
 MAXIMUM_READ: Final = 1_024
-"""So many values of each kind are kept beside their packed events: more would cost more to collect than to read again."""
+"""So many values of each kind are kept beside their packed events; the garbage collector walks over all of them."""
 
 
 class Entry:
