@@ -63,6 +63,8 @@ class Client:
             does as well where there are some.
         routers: Routers to ask, by npub; their rankings are computed again and compared with the client's own.
         maximum_router_fee_msat: The most that one ranking may cost; routers that want more are not paid.
+        trusted: The keys (npub or hex) whose word about nodes counts: their assertions are followed.
+        newcomer_msat: What a job may cost at a node that nobody has seen work; more with every job it serves.
     """
 
     max_msat: int = 100_000
@@ -73,6 +75,8 @@ class Client:
     way: Literal["auto", "directed", "open", "posted", "routed"] = "auto"
     routers: tuple[str, ...] = ()
     maximum_router_fee_msat: int = 0
+    trusted: tuple[str, ...] = ()
+    newcomer_msat: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import anyio
 from pydantic import ValidationError
 
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
@@ -22,7 +23,9 @@ from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.machines.records import Side
+from relaymesh.market.outcomes import WHOLE_MILLI
 from relaymesh.market.surge import SurgeTerms
+from relaymesh.nostr.identifiers import decode_public_key
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import WalletInfo
 from relaymesh.ports.runners import Runner, RunnerModel
@@ -30,6 +33,7 @@ from relaymesh.protocol.codec import SignedOffer, is_label
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
+from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
@@ -84,12 +88,31 @@ def open_wallet(wallet: Wallet) -> "CoreLightningWallet":
 
 @asynccontextmanager
 async def open_market(settings: Settings) -> AsyncIterator[tuple[MarketView, WebSocketRelays]]:
-    """The market in view, and the relays it is seen through; needs no wallet and no files."""
+    """The market in view, what the client's ledger knows of it, and the relays it is seen through; needs no wallet."""
+    experience = Experience(experience_settings(settings))
     async with (
         WebSocketRelays(settings.network.relays, clock=system_clock) as relays,
-        MarketView(relays, system_clock, settings.client.candidates) as market,
+        MarketView(relays, system_clock, settings.client.candidates, experience) as market,
+        anyio.create_task_group() as tasks,
     ):
+        tasks.start_soon(experience.follow, relays, system_clock)
+        await recall_ledger(experience, settings)
         yield market, relays
+        tasks.cancel_scope.cancel()
+
+
+async def recall_ledger(experience: Experience, settings: Settings) -> None:
+    """Book the jobs of the client's ledger, where there is one."""
+    directory = data_directory(settings)
+    if (directory / "client.sqlite3").exists():
+        async with open_ledger(directory, "client", read_only=True) as ledger:
+            await experience.recall(ledger)
+
+
+def experience_settings(settings: Settings) -> ExperienceSettings:
+    """Whom the reader believes; UsageError if something in `client.trusted` is no public key."""
+    trusted = {decode_public_key(key): WHOLE_MILLI for key in settings.client.trusted}
+    return ExperienceSettings(trusted, AmountMsat(settings.client.newcomer_msat))
 
 
 def open_ledger(
@@ -120,6 +143,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             read_invoice=decode_invoice_in_thread,
             clock=system_clock,
             payment_policy=policy,
+            experience=Experience(experience_settings(settings)),
         )
         chosen = ClientSettings(
             candidates=settings.client.candidates,
@@ -151,8 +175,6 @@ def check_can_pay(wallet: WalletInfo) -> None:
 @asynccontextmanager
 async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNode]:
     """A node with this identity that serves while the block lasts."""
-    import anyio
-
     if not settings.node.announce:
         _check_can_be_told(settings.node.host)
     directory = data_directory(settings)

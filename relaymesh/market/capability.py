@@ -53,10 +53,10 @@ def expect_speed(observed: Sequence[Outcome], manifest: Manifest | None, model: 
     Args:
         observed: Outcomes of this model, of those who are believed.
         manifest: The node's live manifest, if any.
-        model: The model wanted; None for any, of which no manifest says how fast it is.
+        model: The model wanted; None for any, of which the slowest benchmark counts.
     """
     seen = _measure(observed)
-    if manifest is None or model is None:
+    if manifest is None:
         return seen
     claim, speed = _claim(manifest, model), seen.output_units_per_1000s
     samples = sum(each.output_bytes_per_1000s is not None for each in observed)
@@ -94,9 +94,14 @@ def _measure(observed: Sequence[Outcome]) -> Expectation:
     )
 
 
-def _claim(manifest: Manifest, model: str) -> Expectation:
+def slowest_claim(manifest: Manifest) -> int:
+    """The slowest output of any model that a manifest states, in tokens per 1,000 seconds."""
+    return _claim(manifest, None).output_units_per_1000s or 0
+
+
+def _claim(manifest: Manifest, model: str | None) -> Expectation:
     has_accelerator = manifest.bands.gpu is not None
-    benchmark = manifest.find_benchmark(model)
+    benchmark = manifest.slowest_benchmark if model is None else manifest.find_benchmark(model)
     if benchmark is None:
         usual = USUAL_TOKENS_PER_1000S[has_accelerator]
         return Expectation(None, usual, reasons=("speed guessed from the size of its machine",))

@@ -1,7 +1,7 @@
 """The columns that a directory keeps up to date: those of the parts of the market in which somebody chooses."""
 
+from collections import UserDict
 from collections.abc import Callable, Iterable
-from types import MappingProxyType
 
 from relaymesh.market.columns import MarketColumns, Recall
 from relaymesh.market.standing import UNKNOWN, Standing, Standings
@@ -11,6 +11,20 @@ from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.protocol.fields import JobType
+
+
+class _StandingsOrNewcomer(UserDict[PublicKey, Standing]):
+    """Who is not among those that are known has the newcomer's standing."""
+
+    def __init__(self, known: dict[PublicKey, Standing], newcomer: Standing) -> None:
+        self.data, self._newcomer = known, newcomer  # not a copy: it is asked for before every choice
+
+    def __missing__(self, node: PublicKey) -> Standing:
+        return self._newcomer
+
+    def get(self, node: PublicKey, default: object = None) -> Standing:
+        """The node's standing or the newcomer's, never `default`."""
+        return self.data.get(node, self._newcomer)
 
 
 class KeptColumns:
@@ -26,6 +40,7 @@ class KeptColumns:
         self._columns: dict[LookupKey, MarketColumns] = {}
         self._offers: dict[PublicKey, tuple[Entry, ...]] = {}
         self._standings: dict[PublicKey, Standing] = {}
+        self._newcomer = UNKNOWN
 
     def columns_for(self, model: str | None, job_type: JobType) -> MarketColumns:
         """The columns of one part of the market, filled."""
@@ -69,20 +84,36 @@ class KeptColumns:
 
     @property
     def standings(self) -> Standings:
-        """What is known about nodes, of whom anything is."""
-        return MappingProxyType(self._standings)
+        """What is known about nodes: all of whom anything is, and on asking whoever else as a newcomer."""
+        return _StandingsOrNewcomer(self._standings, self._newcomer)
 
     def standing(self, node: PublicKey) -> Standing:
         """What is known about a node."""
-        return self._standings.get(node, UNKNOWN)
+        return self._standings.get(node, self._newcomer)
 
     def set_standing(self, node: PublicKey, standing: Standing) -> None:
         """Note what is now known about a node."""
-        if standing == UNKNOWN:
+        if standing == self._newcomer:
             self._standings.pop(node, None)
         else:
             self._standings[node] = standing
-        self._tell(node, lambda columns: columns.set_standing(node, standing))
+        self._tell_standing(node, standing)
+
+    def set_standings(self, standings: Standings) -> None:
+        """Note what is now known about all nodes: whoever is not in it is a newcomer."""
+        for node in tuple(self._standings):
+            if node not in standings:
+                self.set_standing(node, self._newcomer)
+        for node, standing in standings.items():
+            if standing != self.standing(node):
+                self.set_standing(node, standing)
+
+    def set_newcomer(self, standing: Standing) -> None:
+        """Note the standing of every node that has none of its own."""
+        self._newcomer = standing
+        for node in self._offers:
+            if node not in self._standings:
+                self._tell_standing(node, standing)
 
     def _columns_of(self, entry: Entry) -> Iterable[MarketColumns]:
         for key in entry.lookup_keys:
@@ -93,6 +124,9 @@ class KeptColumns:
     def _place(self, columns: MarketColumns, entry: Entry) -> None:
         offer, status = self._recall(entry.event_id)
         columns.place(offer, status, self.standing(offer.node))
+
+    def _tell_standing(self, node: PublicKey, standing: Standing) -> None:
+        self._tell(node, lambda columns: columns.set_standing(node, standing))
 
     def _tell(self, node: PublicKey, change: Callable[[MarketColumns], None]) -> None:
         if self._columns:

@@ -15,7 +15,7 @@ from relaymesh.market.expiry import ExpiryIndex
 from relaymesh.market.policy import BALANCED, Policy
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
-from relaymesh.market.standing import UNKNOWN, Standing, Standings
+from relaymesh.market.standing import Standing, Standings
 from relaymesh.market.state import (
     ALL_OFFERS,
     ALL_ROUTERS,
@@ -28,6 +28,7 @@ from relaymesh.market.state import (
     State,
     address_of,
     end_of,
+    machines_key,
     offer_key,
     read_state,
     sequence_of,
@@ -147,10 +148,10 @@ class Directory:
         self.expire(now)
         return self._live_status(node)
 
-    def manifest(self, author: PublicKey, label: str, now: Timestamp) -> SignedManifest | None:
-        """What a node says about the machine behind this label, if anything."""
+    def manifests(self, author: PublicKey, now: Timestamp) -> tuple[SignedManifest, ...]:
+        """What a node says about all of its machines."""
         self.expire(now)
-        return self._find((author, Kind.MANIFEST, label), SignedManifest)
+        return tuple(self._recall(entry, SignedManifest) for entry in self._bucket(machines_key(author)))
 
     def routers(self, now: Timestamp) -> tuple[SignedRouterAnnouncement, ...]:
         """All live router announcements."""
@@ -234,19 +235,18 @@ class Directory:
         """Note what is now known about a node, for every choice from now on."""
         self._columns.set_standing(node, standing)
 
+    def set_newcomer(self, standing: Standing) -> None:
+        """Note what is held of every node of which nothing else is; costs what all of them cost."""
+        self._columns.set_newcomer(standing)
+
     @property
     def standings(self) -> Standings:
-        """What is known about nodes, of whom anything is."""
+        """What is known about nodes: all of whom anything is, and on asking whoever else as a newcomer."""
         return self._columns.standings
 
     def set_standings(self, standings: Standings) -> None:
         """Note what is now known about all nodes: nothing of those that are not in it."""
-        for node in tuple(self.standings):
-            if node not in standings:
-                self.set_standing(node, UNKNOWN)
-        for node, standing in standings.items():
-            if standing != self.standing(node):
-                self.set_standing(node, standing)
+        self._columns.set_standings(standings)
 
     def expire(self, now: Timestamp) -> None:
         """Let go of what has ended; every question to the directory does so by itself."""

@@ -69,7 +69,7 @@ class Outcome:
         model: Which model did it.
         first_output_ms: From JOB to first output; None without output.
         output_bytes_per_1000s: How fast output came; None likewise.
-        lost_msat: What was paid for a job that failed.
+        lost_msat: What was paid for a job that was not done, or not wholly.
         receipt_id: The receipt that says so; None where there is none.
         has_record: Whether the node signed a metering record.
     """
@@ -190,17 +190,23 @@ def is_blameless(reason: str) -> bool:
 
 
 def read_outcome(receipt: SignedReceipt) -> Outcome | None:
-    """What a receipt tells of a job; None where it tells nothing about the node.
+    """What anybody's receipt tells of a job; None where it tells nothing about the node.
 
     A failure for which the record names the buyer's own doing counts neither way: its buyer could slander with it, and
     its node excuse itself. A record that the buyer contradicts counts as failed.
     """
     said, record = receipt.receipt, receipt.metering.record
-    result = Result.DONE
-    if said.outcome != "ok":
-        if record.status != "ok" and record.error is not None and is_blameless(record.error):
-            return None
-        result = Result.PARTIAL if (said.outcome, record.status) == ("partial", "partial") else Result.FAILED
+    if said.outcome == "ok":
+        return tell_outcome(receipt, Result.DONE)
+    if record.status != "ok" and record.error is not None and is_blameless(record.error):
+        return None
+    is_partial = (said.outcome, record.status) == ("partial", "partial")
+    return tell_outcome(receipt, Result.PARTIAL if is_partial else Result.FAILED)
+
+
+def tell_outcome(receipt: SignedReceipt, result: Result) -> Outcome:
+    """The outcome of a receipt's job, ended as `result`, with what the buyer measured."""
+    said, record = receipt.receipt, receipt.metering.record
     return Outcome(
         job=make_job_key(receipt.event.public_key, record.job),
         at=receipt.event.created_at,
@@ -208,7 +214,7 @@ def read_outcome(receipt: SignedReceipt) -> Outcome | None:
         model=record.model,
         first_output_ms=said.first_output_in_ms,
         output_bytes_per_1000s=measure_speed(said.units.output_bytes, said.first_output_in_ms, said.total_in_ms),
-        lost_msat=AmountMsat(said.paid_msat if result is Result.FAILED else 0),
+        lost_msat=AmountMsat(0 if result is Result.DONE else said.paid_msat),
         receipt_id=receipt.event.id,
     )
 

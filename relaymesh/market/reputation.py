@@ -20,6 +20,7 @@ from relaymesh.market.outcomes import (
     Result,
     age_weight_milli,
     read_outcome,
+    weigh_outcomes,
 )
 from relaymesh.market.probation import NEWCOMER_MSAT, newcomer_limit
 from relaymesh.market.standing import Standing
@@ -86,11 +87,12 @@ class Reputation:
     Args:
         trusted: The long-term keys whose word the reader takes, its follow graph, with what each weighs: 1 … 1,000
             thousandths.
-        newcomer_msat: What the first job with a node may cost that nobody has seen work.
+        newcomer_msat: What the first job with a node may cost that nobody has seen work; None sets no limit, for
+            whoever risks no money of its own.
     """
 
     def __init__(
-        self, trusted: Mapping[PublicKey, int] | None = None, *, newcomer_msat: AmountMsat = NEWCOMER_MSAT
+        self, trusted: Mapping[PublicKey, int] | None = None, *, newcomer_msat: AmountMsat | None = NEWCOMER_MSAT
     ) -> None:
         self._trusted = {key: min(weight, WHOLE_MILLI) for key, weight in (trusted or {}).items() if weight > 0}
         self._newcomer_msat = newcomer_msat
@@ -98,6 +100,7 @@ class Reputation:
         self._strange: OrderedDict[PublicKey, None] = OrderedDict()
         self._observed: set[PublicKey] = set()
         self._losses: tuple[Timestamp, int] | None = None
+        self._changes: dict[PublicKey, None] = {}
 
     def __len__(self) -> int:
         return len(self._subjects)
@@ -109,7 +112,7 @@ class Reputation:
         subject = self._find(node, is_believed=True)
         self._observed.add(node)
         self._losses = None
-        return self._changed(subject, subject.own.add(outcome))
+        return self._note(node, subject, subject.own.add(outcome))
 
     def book_refusal(self, node: PublicKey, *, is_busy: bool) -> None:
         """Count that a node refused; that is no failure, and only the reader's own assertions tell it."""
@@ -126,9 +129,9 @@ class Reputation:
         known = self._subjects.get(node)
         vouchers = [] if known is None else [each for each in known.vouchers.values() if _tells(each, outcome)]
         if known is not None and vouchers:
-            return self._changed(known, sum(voucher.outcomes.add(outcome) for voucher in vouchers) > 0)
+            return self._note(node, known, sum(voucher.outcomes.add(outcome) for voucher in vouchers) > 0)
         subject = self._find(node, is_believed=False)
-        return self._changed(subject, subject.strangers.add(outcome))
+        return self._note(node, subject, subject.strangers.add(outcome))
 
     def add_assertion(self, signed: SignedAssertion, now: Timestamp) -> tuple[EventId, ...]:
         """Take in an assertion; one whose author the reader does not trust changes nothing.
@@ -149,7 +152,7 @@ class Reputation:
             if _tells(voucher, outcome):
                 voucher.outcomes.add(outcome)
         subject.vouchers[author] = voucher
-        self._changed(subject, True)
+        self._note(signed.subject, subject, True)
         told = {outcome.receipt_id for outcome in found}
         return tuple(receipt for receipt in said.receipts if receipt not in told)
 
@@ -159,7 +162,7 @@ class Reputation:
         if key in subject.frauds or len(subject.frauds) >= MAXIMUM_FRAUDS:
             return False
         subject.frauds[key] = _Fraud(claim, at, proof)
-        return self._changed(subject, True)
+        return self._note(node, subject, True)
 
     # ── weighing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -193,12 +196,10 @@ class Reputation:
         hour = _hour(now)
         evidence = self.evidence(node, now)
         opinion = weigh_evidence(evidence, hour)
-        limit = None
-        if opinion.is_newcomer:
-            limit = newcomer_limit(self._newcomer_msat, opinion.proven_milli, self._losses_milli(hour))
+        limit = self._limit(opinion.proven_milli, hour) if opinion.is_newcomer else None
         observed = [each for each in evidence.believed if model in (None, each.model)][:SPEED_SAMPLES]
         speed = expect_speed(observed, manifest, model)
-        probation = () if limit is None else (f"on probation: jobs up to {limit} msat",)
+        probation = () if limit is None else (_told(limit),)
         return Standing(
             successes_milli=opinion.weight.successes_milli,
             failures_milli=opinion.weight.failures_milli,
@@ -206,12 +207,28 @@ class Reputation:
             output_units_per_1000s=speed.output_units_per_1000s,
             trust_milli=opinion.trust_milli,
             stake_units=stake_units,
-            is_on_probation=limit is not None,
+            is_on_probation=opinion.is_newcomer,
             job_limit_msat=limit,
             slow_first_output_ms=speed.slow_first_output_ms,
             slow_output_units_per_1000s=speed.slow_output_units_per_1000s,
             reasons=(*tell_evidence(evidence), *speed.reasons, *probation),
         )
+
+    def newcomer(self, now: Timestamp) -> Standing:
+        """The standing of every node of which nothing is held."""
+        limit = self._limit(0, _hour(now))
+        probation = () if limit is None else (_told(limit),)
+        return Standing(is_on_probation=True, job_limit_msat=limit, reasons=(*tell_evidence(Evidence()), *probation))
+
+    @property
+    def subjects(self) -> tuple[PublicKey, ...]:
+        """Every node of which something is held."""
+        return tuple(self._subjects)
+
+    def take_changes(self) -> tuple[PublicKey, ...]:
+        """The nodes of which something else is held than when this was last asked."""
+        changes, self._changes = tuple(self._changes), {}
+        return changes
 
     # ── telling others ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,6 +284,7 @@ class Reputation:
         """Make room: first goes whom only strangers speak of and who was not spoken of for the longest time."""
         node = next(iter(self._strange or self._subjects))
         del self._subjects[node]
+        self._changes[node] = None
         self._strange.pop(node, None)
         self._observed.discard(node)
 
@@ -284,9 +302,10 @@ class Reputation:
     def _rank(self, author: PublicKey) -> tuple[int, PublicKey]:
         return -self._trusted[author], author
 
-    def _changed(self, subject: _Subject, has_changed: bool) -> bool:
+    def _note(self, node: PublicKey, subject: _Subject, has_changed: bool) -> bool:
         if has_changed:
             subject.cached = None
+            self._changes[node] = None
         return has_changed
 
     def _gather(self, subject: _Subject, hour: Timestamp) -> Evidence:
@@ -309,6 +328,11 @@ class Reputation:
         )
         return Evidence(own, vouched, not_told(subject.strangers), frauds)
 
+    def _limit(self, proven_milli: int, hour: Timestamp) -> AmountMsat | None:
+        if self._newcomer_msat is None:
+            return None
+        return newcomer_limit(self._newcomer_msat, proven_milli, self._losses_milli(hour))
+
     def _losses_milli(self, hour: Timestamp) -> int:
         """How often the reader paid for nothing to nodes that are newcomers still, aged; worked out once an hour."""
         if self._losses is None or self._losses[0] != hour:
@@ -320,11 +344,15 @@ class Reputation:
     def _losses_at(evidence: Evidence, hour: Timestamp) -> int:
         if not weigh_evidence(evidence, hour).is_newcomer:
             return 0
-        return sum(age_weight_milli(hour - each.at) for each in evidence.own if each.lost_msat)
+        return weigh_outcomes([each for each in evidence.own if each.lost_msat], hour).failures_milli
 
 
 def _tells(voucher: _Voucher, outcome: Outcome) -> bool:
     return outcome.receipt_id in voucher.receipts
+
+
+def _told(limit_msat: AmountMsat) -> str:
+    return f"on probation: jobs up to {limit_msat} msat"
 
 
 def _hour(now: Timestamp) -> Timestamp:

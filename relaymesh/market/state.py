@@ -134,6 +134,11 @@ def _offer_keys(state: SignedOffer) -> Iterator[LookupKey]:
     yield from dict.fromkeys(offer_key(row.model, job_type) for row in state.offer.rows for job_type in row.job_types)
 
 
+def machines_key(author: PublicKey) -> LookupKey:
+    """Under what the manifests of a key are looked up."""
+    return "machines", author
+
+
 def _assertion_keys(state: SignedAssertion) -> Iterator[LookupKey]:
     yield subject_key(state.subject)
 
@@ -151,7 +156,11 @@ STATE_KINDS: Final[Mapping[int, StateKind]] = MappingProxyType(
         ),
         Kind.STATUS: StateKind(read_status, lambda state: state.status.seq, lambda _: _NEVER, _no_keys, 1),
         Kind.MANIFEST: StateKind(
-            read_manifest, lambda state: state.manifest.seq, lambda state: state.manifest.valid_until, _no_keys, 64
+            read_manifest,
+            lambda state: state.manifest.seq,
+            lambda state: state.manifest.valid_until,
+            lambda state: iter((machines_key(state.author),)),
+            64,
         ),
         Kind.ROUTER_ANNOUNCEMENT: StateKind(
             read_router_announcement,

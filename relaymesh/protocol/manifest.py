@@ -104,6 +104,11 @@ class Manifest(WireValue):
             raise ValueError("a manifest must name each relay at most once")
         return self
 
+    @property
+    def slowest_benchmark(self) -> Benchmark | None:
+        """The benchmark of the model whose output is slowest, if there is any."""
+        return min(self.benchmarks, key=lambda benchmark: benchmark.decode_tokens_per_1000s, default=None)
+
     def find_benchmark(self, model: str) -> Benchmark | None:
         """The benchmark of this model, if there is one."""
         return next((benchmark for benchmark in self.benchmarks if benchmark.model == model), None)

@@ -80,7 +80,7 @@ class Client:
     ) -> None:
         self.tools = tools
         self._settings = settings or ClientSettings()
-        self.market = MarketView(relays, tools.clock, self._settings.candidates)
+        self.market = MarketView(relays, tools.clock, self._settings.candidates, tools.experience)
         self._relays, self._dialer = relays, dialer
         examiner = RouterExaminer(relays, self.market, tools.clock, records)
         self.routers = RouterDealings(
@@ -93,6 +93,8 @@ class Client:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.market)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._tasks.start_soon(self.tools.experience.follow, self._relays, self.tools.clock)
+            await self.tools.experience.recall(self.tools.ledger)  # while the relays answer
             self._stack = stack.pop_all()
         return self
 
@@ -143,6 +145,7 @@ class Client:
             if isinstance(result, SessionAgreed):
                 return await self._connect(result, key, ephemeral)
             assert isinstance(result, OpeningFailed)
+            self.tools.experience.book_refusals(result.refusals)
             return result
         broken = refuse(RefusalCode.INTERNAL, INTERNAL_ERROR)
         return OpeningFailed(tuple((choice.candidate.offer.node, broken) for choice in selection.chosen))

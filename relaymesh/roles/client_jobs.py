@@ -36,6 +36,7 @@ from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import JobId, OutputMessage, SessionMessage
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.driver import Clock, Driver
+from relaymesh.roles.experience import Experience
 from relaymesh.roles.output_queue import OutputQueue
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import AmountMsat
@@ -77,6 +78,7 @@ class ClientTools:
     job_settings: ClientJobSettings = field(default_factory=ClientJobSettings)
     payment_policy: PaymentPolicy = field(default_factory=PaymentPolicy)
     known_payment_hashes: set[str] = field(default_factory=set)
+    experience: Experience = field(default_factory=Experience)
 
 
 class RunningJob:
@@ -173,6 +175,9 @@ class RunningJob:
                 driver.start_soon(self._look_up, tranche, payment_hash)
             case JobEnded():
                 self._outcome = effect
+                self._tools.experience.book(
+                    self._machine.contract, effect, self._machine.order.model, self._tools.clock().timestamp
+                )
                 driver.stop()
         return True
 

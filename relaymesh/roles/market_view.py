@@ -15,12 +15,14 @@ from relaymesh.market.standing import Standings
 from relaymesh.market.state import STATE_KINDS, Address
 from relaymesh.nostr.event import EventId
 from relaymesh.nostr.filters import Filter
+from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.relay_urls import is_same_relay
 from relaymesh.ports.relays import Carried, Delivered, Delivery, RelayGone, Relays, StoredEventsEnd
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.roles.clock_check import check_clock
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
+from relaymesh.roles.experience import Experience
 from relaymesh.roles.paging import page_back
 from relaymesh.units import Timestamp
 
@@ -38,11 +40,13 @@ class MarketView:
         relays: Where the market is.
         clock: What time it is.
         candidates: How many nodes a choice is made of.
+        experience: What is known about nodes; None knows nobody.
     """
 
-    def __init__(self, relays: Relays, clock: Clock, candidates: int = 3) -> None:
+    def __init__(self, relays: Relays, clock: Clock, candidates: int = 3, experience: Experience | None = None) -> None:
         self.directory = Directory()
         self.clock = clock
+        self.experience = experience
         self._relays, self._candidates = relays, candidates
         self._omissions: Omissions[Address] = Omissions(self._is_expected)
         self._changed = anyio.Event()
@@ -132,8 +136,10 @@ class MarketView:
             UsageError: Our clock is not the relays': it would make every choice and every request a wrong one.
         """
         check_clock(self._relays.clock_offsets)
-        chosen_seed = seed if seed is not None else token_bytes(32)
-        return self.directory.select(request, seed=chosen_seed, count=self._candidates, now=self.clock().timestamp)
+        chosen_seed, now = seed if seed is not None else token_bytes(32), self.clock().timestamp
+        if self.experience is not None:
+            self.experience.tell(self.directory, now)
+        return self.directory.select(request, seed=chosen_seed, count=self._candidates, now=now)
 
     async def wait_for_choice(self, request: BuyerRequest, seconds: float) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""
@@ -178,6 +184,8 @@ class MarketView:
             address = self.directory.address_of(event.id)
             if address is not None:
                 self._omissions.placed(url, address, event.id, event.created_at, now)
+            if self.experience is not None and event.kind == Kind.MANIFEST:
+                self.experience.note_manifest(event.public_key)
             self._tell()
         else:
             self._note_carrier(url, event.id)

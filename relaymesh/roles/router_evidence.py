@@ -70,7 +70,7 @@ class RouterEvidence:
     def __init__(
         self, relays: Relays, market: MarketView, key: KeyPair, ledger: Ledger, clock: Clock, assertion_seconds: int
     ) -> None:
-        self.reputation = Reputation()
+        self.reputation = Reputation(newcomer_msat=None)
         self.on_assertion: Callable[[PublicKey, VerifiedEvent], None] = lambda node, event: None
         self.refused = 0
         self._relays, self._market, self._key, self._ledger, self._clock = relays, market, key, ledger, clock

@@ -23,6 +23,7 @@ from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Bought, Wanted, buy
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, OpenSession, PaymentPolicy, RunningJob
+from relaymesh.roles.experience import Experience
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.node_places import Places
@@ -165,13 +166,21 @@ class Market:
         settings: ClientSettings | None = None,
         read_invoice: Callable[[str], DecodedInvoice] = decode_memory_invoice,
         policy: PaymentPolicy | None = None,
+        experience: Experience | None = None,
     ) -> AsyncIterator[Client]:
         """A client of this market."""
 
         async def read(bolt11: str) -> DecodedInvoice:
             return read_invoice(bolt11)
 
-        tools = ClientTools(self.buyer, self.client_ledger, read, loop_clock, payment_policy=policy or PaymentPolicy())
+        tools = ClientTools(
+            self.buyer,
+            self.client_ledger,
+            read,
+            loop_clock,
+            payment_policy=policy or PaymentPolicy(),
+            experience=experience or Experience(),
+        )
         async with Client(self.connect_relays(), self.network.dialer(), tools, settings) as client:
             yield client
 
