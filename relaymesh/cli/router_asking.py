@@ -8,6 +8,7 @@ from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.cli.wiring import open_market
 from relaymesh.errors import RelayError, UsageError
 from relaymesh.machines.opening_events import RouterAnswered, RoutingRequest
+from relaymesh.market.consensus import OWN_WEIGHT_MILLI, Opinion, combine
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.protocol.ranking import Ranking
@@ -38,6 +39,7 @@ async def consult(
         examiner = RouterExaminer(relays, market, market.clock, records)
         examined = [await examiner.examine(answer) for answer in answers]
         records.update(examiner.records)
+    own = tuple(choice.candidate.offer.node for choice in selection.chosen)
     return {
         "asked": list(routing.routers),
         "routers": [_describe(each) for each in examined],
@@ -51,7 +53,8 @@ async def consult(
             }
             for choice, quote in collected.quotes
         ],
-        "own": [choice.candidate.offer.node for choice in selection.chosen],
+        "own": list(own),
+        "together": list(combine([Opinion(own, OWN_WEIGHT_MILLI), *(each.opinion for each in examined)])),
     }
 
 
@@ -100,6 +103,8 @@ def tell(answer: dict[str, Any]) -> None:
         console.print(_table(each))
         for line in _verdict(each):
             print(line)
+    together = ", ".join(map(short_npub, answer["together"]))
+    print(f"Together, each by its weight, the best are {together}.")
     for quote in answer["quotes"]:
         price = f"{clean_line(quote['model'])} at most {quote['max_msat']:,} msat"
         print(f"{short_npub(quote['node'])}/{quote['label']} quotes {price}")

@@ -12,6 +12,7 @@ import anyio
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.opening_events import RouterAnswered
+from relaymesh.market.consensus import Opinion
 from relaymesh.market.policy import CHEAPEST, POLICIES
 from relaymesh.market.probation import RouterRecord, weigh_router
 from relaymesh.market.recomputation import Cited, Comparison, Recomputation, SignedRanking, compare, recompute
@@ -53,6 +54,14 @@ class Examined:
     recomputation: Recomputation | None = None
     comparison: Comparison | None = None
     weight_milli: int = 0
+
+    @property
+    def opinion(self) -> Opinion:
+        """Its eligible nodes and what they weigh; nothing where the ranking did not come out."""
+        if self.signed is None or not self.is_right:
+            return Opinion((), 0)
+        nodes = tuple(row.node for row in self.signed.ranking.rows if row.excluded is None)
+        return Opinion(nodes, self.weight_milli)
 
     @property
     def is_right(self) -> bool:
