@@ -280,7 +280,7 @@ def _parse(text: str | bytes, parsers: dict[str, Callable[[list[Any]], MessageT]
 
 def _check_length(message: list[Any], length: int) -> None:
     if len(message) != length:
-        raise RemoteProtocolError(f"a {message[0]} message must have {length} elements, not {len(message)}")
+        raise RemoteProtocolError(f"the message {message[0]} must have {length} elements, not {len(message)}")
 
 
 def _check_subscription_id(message: list[Any]) -> str:
@@ -295,7 +295,7 @@ def _check_subscription_id(message: list[Any]) -> str:
 def _check_string(message: list[Any], position: int) -> str:
     value = message[position]
     if not isinstance(value, str):
-        raise RemoteProtocolError(f"element {position} of a {message[0]} message must be a string")
+        raise RemoteProtocolError(f"element {position} of the message {message[0]} must be a string")
     return value
 
 
@@ -307,7 +307,7 @@ def _parse_name(message: list[Any]) -> str:
 def _parse_filters(message: list[Any]) -> tuple[str, tuple[Filter, ...]]:
     subscription_id = _check_subscription_id(message)
     if len(message) < 3:
-        raise RemoteProtocolError(f"a {message[0]} message must have at least one filter")
+        raise RemoteProtocolError(f"the message {message[0]} must have at least one filter")
     return subscription_id, tuple(map(parse_filter, message[2:]))
 
 
@@ -360,7 +360,7 @@ def _parse_count_result(message: list[Any]) -> CountResult:
 def _check_hex(message: list[Any], position: int) -> bytes:
     value = message[position]
     if not isinstance(value, str) or _HEX_BYTES.match(value) is None:
-        raise RemoteProtocolError(f"element {position} of a {message[0]} message must be bytes in hex")
+        raise RemoteProtocolError(f"element {position} of the message {message[0]} must be bytes in hex")
     return bytes.fromhex(value)
 
 
