@@ -87,14 +87,23 @@ class PaymentRequest:
 
 @dataclass(frozen=True, slots=True)
 class WalletInfo:
-    """Who the wallet is and what it can do right now: `public_key` is the Lightning node's id (33 bytes, hex)."""
+    """Who the wallet is and what it can do right now.
+
+    Args:
+        public_key: The Lightning node's id (33 bytes, hex).
+        alias: What it calls itself.
+        network: As Core Lightning calls it: `bitcoin`, `testnet`, `signet` or `regtest`.
+        balance_msat: What is in it.
+        spendable_msat: What of it can be sent now.
+        receivable_msat: What can be received now; None where the wallet does not say.
+    """
 
     public_key: str
     alias: str
     network: str
     balance_msat: AmountMsat
     spendable_msat: AmountMsat
-    receivable_msat: AmountMsat
+    receivable_msat: AmountMsat | None
 
 
 class InvoiceIssuer(Protocol):
