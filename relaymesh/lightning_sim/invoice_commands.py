@@ -151,7 +151,7 @@ def describe_invoice(record: InvoiceRecord) -> Result:
     row: Result = {"label": record.label, "bolt11": record.bolt11, "payment_hash": record.payment_hash}
     if record.amount_msat is not None:
         row["amount_msat"] = record.amount_msat
-    row["status"] = record.status
+    row["status"] = "unpaid" if record.status == "accepted" else record.status
     if record.status == "paid":
         row["pay_index"] = record.pay_index
         row["amount_received_msat"] = record.received_msat

@@ -24,6 +24,7 @@ class InvoiceTerms:
         preimage: 32 bytes, or None to draw one.
         final_cltv: The blocks that the last hop must leave.
         hash_only: Whether the invoice holds only the description's hash.
+        payment_hash: Of a preimage that the payee tells when it settles (a hold invoice); None otherwise.
     """
 
     label: str
@@ -33,6 +34,7 @@ class InvoiceTerms:
     preimage: bytes | None = None
     final_cltv: int = 10
     hash_only: bool = False
+    payment_hash: str | None = None
 
 
 def issue(
@@ -52,7 +54,7 @@ def issue(
             f"Description greater than {MAXIMUM_DESCRIPTION_BYTES} bytes invalid (description length {length})",
         )
     preimage = entropy(32) if terms.preimage is None else terms.preimage
-    payment_hash = hashlib.sha256(preimage).hexdigest()
+    payment_hash = terms.payment_hash or hashlib.sha256(preimage).hexdigest()
     if ledger.invoice_with_hash(payee.name, payment_hash) is not None:
         raise RpcFailure(PREIMAGE_TAKEN, "preimage already used")
     if terms.label in ledger.invoices.get(payee.name, {}):
@@ -64,12 +66,13 @@ def issue(
         label=terms.label,
         bolt11=encode_invoice(_draft(terms, payment_hash, payment_secret, created_at), bytes.fromhex(payee.secret)),
         payment_hash=payment_hash,
-        preimage=preimage.hex(),
+        preimage=preimage.hex() if terms.payment_hash is None else "",
         payment_secret=payment_secret,
         amount_msat=terms.amount_msat,
         description=terms.description,
         expires_at=created_at + terms.expiry_seconds,
         created_index=payee.invoices_created + 1,
+        created_at=created_at,
     )
     ledger.put(replace(payee, invoices_created=record.created_index))
     ledger.put(record)

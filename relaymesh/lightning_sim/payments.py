@@ -6,6 +6,7 @@ Each hop locks its amount in its channel when it is offered and moves it, or let
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from relaymesh.lightning_sim.answers import HOP_FAILED, REFUSED_BY_PAYEE, RpcFailure
 from relaymesh.lightning_sim.faults import Faults
@@ -15,6 +16,9 @@ from relaymesh.lightning_sim.plan import NetworkPlan
 from relaymesh.lightning_sim.records import AttemptRecord, ConstraintRecord, Hop, InvoiceRecord, NodeRecord, Traffic
 from relaymesh.lightning_sim.routes import directed
 from relaymesh.units import MILLISECONDS_PER_SECOND
+
+LONGEST_HOLD_MS: Final = 600_000
+"""A payment to a hold invoice goes back by itself after that, long before a channel would be closed over it."""
 
 _REFUSAL = "incorrect_or_unknown_payment_details"
 _NO_CHANNEL_LEFT = "We could not find a usable set of paths. All 1 channels to the source are disabled."
@@ -65,8 +69,23 @@ class Payments:
     def release(self, payee: str, now_ms: int) -> None:
         """Take, or refuse, what is held at this node."""
         for attempt in list(self.ledger.pending.values()):
-            if attempt.phase == "held" and self._receiver(attempt).name == payee:
+            is_held = attempt.phase == "held" and self._receiver(attempt).name == payee
+            invoice = self.ledger.invoice_with_hash(payee, attempt.payment_hash)
+            if is_held and (invoice is None or invoice.holds != attempt.key):
                 self.ledger.put(replace(attempt, due_ms=now_ms))
+
+    def settle_held(self, invoice: InvoiceRecord, preimage: str, now_ms: int) -> None:
+        """Tell the preimage of an accepted hold invoice: its payment goes on."""
+        attempt = self.ledger.pending[invoice.holds]
+        invoice = replace(invoice, preimage=preimage, holds="")
+        self._take(attempt, invoice, now_ms)
+
+    def cancel_held(self, invoice: InvoiceRecord, now_ms: int) -> None:
+        """Give a hold invoice up: its payment, if one is held, goes back."""
+        attempt = self.ledger.pending.get(invoice.holds)
+        self.ledger.put(replace(invoice, status="expired", holds=""))
+        if attempt is not None:
+            self._fail(attempt, REFUSED_BY_PAYEE, f"Destination said it doesn't know invoice: {_REFUSAL}", now_ms)
 
     def _step(self, attempt: AttemptRecord, now_ms: int) -> None:
         hop = attempt.hops[attempt.position]
@@ -112,7 +131,10 @@ class Payments:
         payee = self._receiver(attempt)
         refusal = self.faults.take_refusal(payee.name)
         invoice = find_payable(self.ledger, payee, attempt, now_ms)
-        if refusal not in (None, _REFUSAL):
+        known = self.ledger.invoice_with_hash(payee.name, attempt.payment_hash)
+        if known is not None and known.holds == attempt.key:
+            self._hold_on(attempt, known, now_ms)
+        elif refusal not in (None, _REFUSAL):
             first = attempt.hops[0]
             name = directed(self.ledger.channels[first.wallet], to_hub=first.to_hub)
             words = f"Failed after 1 attempts. Unexpected error ({refusal}) from final node: disabling {name}"
@@ -121,8 +143,18 @@ class Payments:
             )
         elif refusal is not None or invoice is None:
             self._fail(attempt, REFUSED_BY_PAYEE, f"Destination said it doesn't know invoice: {_REFUSAL}", now_ms)
+        elif not invoice.preimage:
+            self.ledger.put(replace(invoice, status="accepted", holds=attempt.key))
+            self.ledger.put(replace(attempt, phase="held", due_ms=now_ms + LONGEST_HOLD_MS))
         else:
             self._take(attempt, invoice, now_ms)
+
+    def _hold_on(self, attempt: AttemptRecord, invoice: InvoiceRecord, now_ms: int) -> None:
+        """A payment that is held has been held for too long, or its payee has come back."""
+        if attempt.phase == "held":
+            self.cancel_held(invoice, now_ms)
+        else:
+            self.ledger.put(replace(attempt, phase="held", due_ms=now_ms + LONGEST_HOLD_MS))
 
     def _take(self, attempt: AttemptRecord, invoice: InvoiceRecord, now_ms: int) -> None:
         take_payment(self.ledger, invoice, attempt.amount_msat, now_ms)

@@ -86,13 +86,15 @@ class InvoiceRecord:
         label: Unique at that node.
         bolt11: The signed text.
         payment_hash: 64 hex characters.
-        preimage: 64 hex characters.
+        preimage: 64 hex characters; empty where the payee keeps it to itself until it settles (a hold invoice).
         payment_secret: 64 hex characters.
         amount_msat: None where the payer chooses.
         description: As given.
         expires_at: Unix seconds.
         created_index: Counts the node's invoices from 1.
-        status: `unpaid`, `paid` or `expired`.
+        created_at: Unix seconds.
+        status: `unpaid`, `paid` or `expired`; `accepted` while a payment is held.
+        holds: The key of the attempt that is held; empty where none is.
         updated_index: Counts the node's changes to invoices; None while unpaid.
         pay_index: Counts the node's paid invoices; None unless paid, as the following.
         received_msat: What arrived.
@@ -109,7 +111,9 @@ class InvoiceRecord:
     description: str
     expires_at: int
     created_index: int
+    created_at: int = 0
     status: str = "unpaid"
+    holds: str = ""
     updated_index: int | None = None
     pay_index: int | None = None
     received_msat: int | None = None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.abc
@@ -16,6 +16,7 @@ from relaymesh.errors import UsageError
 from relaymesh.lightning_sim.answers import Result, RpcFailure, Waiting
 from relaymesh.lightning_sim.commands import answer, encode_reply
 from relaymesh.lightning_sim.framing import RequestReader
+from relaymesh.lightning_sim.ledger import Change
 from relaymesh.lightning_sim.plan import NetworkPlan
 from relaymesh.lightning_sim.simulation import Simulation
 from relaymesh.lightning_sim.sockets import Connection, Listener
@@ -27,6 +28,8 @@ _STORE_FILE_NAME: Final = "network.sqlite3"
 _LOCK_FILE_NAME: Final = "lock"
 _LONGEST_SOCKET_PATH: Final = 103
 _REQUESTS_AT_ONCE: Final = 256
+
+ResultT = TypeVar("ResultT")
 
 
 class LightningNetwork:
@@ -47,6 +50,7 @@ class LightningNetwork:
         self._now_ms = clock_ms
         self._changed = anyio.Event()
         self._serving: dict[str, anyio.CancelScope] = {}
+        self._listeners: list[Callable[[tuple[Change, ...]], None]] = []
 
     @classmethod
     @asynccontextmanager
@@ -108,6 +112,27 @@ class LightningNetwork:
         self.simulation.bring_up(name, self._now_ms())
         self._commit()
 
+    async def ask(self, name: str, method: object, parameters: object) -> Result:
+        """Carry out a command of this node's JSON-RPC; whatever it changed is in the file before this returns.
+
+        Raises:
+            RpcFailure: As a real node would refuse it.
+        """
+        found = self.change(lambda simulation, now_ms: answer(simulation, name, method, parameters, now_ms))
+        return await self._wait(found) if isinstance(found, Waiting) else found
+
+    def change(self, work: Callable[[Simulation, int], ResultT]) -> ResultT:
+        """Do something to the network, with the time in Unix milliseconds, and write down what it changed."""
+        try:
+            return work(self.simulation, self._now_ms())
+        finally:
+            self._commit()
+
+    def watch(self, listener: Callable[[tuple[Change, ...]], None]) -> Callable[[], None]:
+        """Call `listener` with whatever is written down, until the function that this returns is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
     def _open_socket(self, name: str) -> None:
         path = self.rpc_path(name)
         if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
@@ -144,11 +169,8 @@ class LightningNetwork:
         """Answer one request; whatever it changed is in the file first."""
         reply: Result | RpcFailure
         try:
-            found = answer(self.simulation, name, request.get("method"), request.get("params"), self._now_ms())
-            self._commit()
-            reply = await self._wait(found) if isinstance(found, Waiting) else found
+            reply = await self.ask(name, request.get("method"), request.get("params"))
         except RpcFailure as failure:
-            self._commit()
             reply = failure
         await connection.send(encode_reply(request.get("id"), reply))
         slots.release()
@@ -178,6 +200,8 @@ class LightningNetwork:
         changes = self.simulation.ledger.take_changes()
         if changes:
             self._store.save(changes)
+            for listener in tuple(self._listeners):
+                listener(changes)
         self._changed.set()
         self._changed = anyio.Event()
 

@@ -1,5 +1,6 @@
 """The simulated network as one value: its records, its faults, and time as an argument."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -108,6 +109,22 @@ class Simulation:
         """Hold no more payments to this node, and let those that are held go on."""
         self.faults.hold_ms.pop(name, None)
         self.payments.release(name, now_ms)
+
+    def settle_held(self, payee: str, preimage: bytes, now_ms: int) -> bool:
+        """Tell the preimage of a hold invoice whose payment is there; whether it is settled now, or was before."""
+        invoice = self.ledger.invoice_with_hash(payee, hashlib.sha256(preimage).hexdigest())
+        if invoice is not None and invoice.status == "accepted":
+            self.payments.settle_held(invoice, preimage.hex(), now_ms)
+            return True
+        return invoice is not None and invoice.status == "paid"
+
+    def cancel_held(self, payee: str, payment_hash: str, now_ms: int) -> bool:
+        """Give up a hold invoice that is not settled; whether there is such a one."""
+        invoice = self.ledger.invoice_with_hash(payee, payment_hash)
+        if invoice is None or invoice.preimage or invoice.status == "paid":
+            return False
+        self.payments.cancel_held(invoice, now_ms)
+        return True
 
     def begin_payment(self, payer: NodeRecord, order: PaymentOrder, now_ms: int) -> AttemptRecord:
         """What `xpay` does until it waits for the outcome.

@@ -1,4 +1,7 @@
-"""The port's rules, on every wallet there is: in memory, on the simulated network, and on real Lightning nodes.
+"""The port's rules, on every wallet there is.
+
+In memory, on the simulated network by its JSON-RPC, on the same network by Nostr Wallet Connect over the bundled relay,
+and on real Lightning nodes.
 
 The real ones are used where `LIGHTNING_RPC_PAYER` and `LIGHTNING_RPC_PAYEE` name their JSON-RPC sockets. Between them
 has to be a channel, or a way over others, with some millions of msat on the payer's side.
@@ -6,17 +9,25 @@ has to be a channel, or a way over others, with some millions of msat on the pay
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import anyio
 import pytest
 
 from relaymesh.adapters.core_lightning import CoreLightningWallet
 from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.wallet_connect import WalletConnectWallet
+from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
-from relaymesh.ports.lightning import DecodedInvoice
+from relaymesh.lightning_sim.wallet_connect import WalletService
+from relaymesh.ports.lightning import DecodedInvoice, Wallet
 from relaymesh.ports.memory_lightning import MemoryLightning, decode_memory_invoice
+from relaymesh.units import Instant, Moment
 from tests.conformance.lightning.rules import RULES, Rule, WalletsUnderTest
+from tests.relay.processes import relay_process
 
 pytestmark = pytest.mark.anyio
 
@@ -30,11 +41,18 @@ def _kinds() -> list[str]:
         pytest.fail(
             f"real Lightning nodes are tested in pairs: set both {PAYER} and {PAYEE}, not only {named[0]}", False
         )
-    return ["memory", "simulated", *(["real"] if named else [])]
+    return ["memory", "simulated", "wallet-connect", *(["real"] if named else [])]
+
+
+@pytest.fixture(scope="module")
+def relay_url() -> Iterator[str]:
+    """The bundled relay, in a process of its own."""
+    with TemporaryDirectory() as directory, relay_process(f"{directory}/relay.sqlite3") as (_, url):
+        yield url
 
 
 @pytest.fixture(params=_kinds())
-async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WalletsUnderTest]:
+async def subject(request: pytest.FixtureRequest, tmp_path: Path, relay_url: str) -> AsyncIterator[WalletsUnderTest]:
     if request.param == "memory":
         lightning = MemoryLightning()
         wallets = lightning.wallet("payer", BALANCE_MSAT), lightning.wallet("payee")
@@ -44,9 +62,34 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         async with LightningNetwork.start(tmp_path, plan, lambda: time.time_ns() // 1_000_000) as network:
             payer, payee = (CoreLightningWallet(network.rpc_path(name)) for name in ("payer", "payee"))
             yield WalletsUnderTest(payer, payee, decode_invoice_in_thread, rest_seconds=0.05)
+    elif request.param == "wallet-connect":
+        async with connected_wallets(tmp_path, relay_url) as (near, far):
+            yield WalletsUnderTest(near, far, decode_invoice_in_thread, rest_seconds=0.05)
     else:
         payer, payee = (CoreLightningWallet(os.environ[name]) for name in (PAYER, PAYEE))
         yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+
+
+@asynccontextmanager
+async def connected_wallets(directory: Path, relay_url: str) -> AsyncIterator[tuple[Wallet, Wallet]]:
+    """Two wallets of a simulated network, each behind a wallet service at the relay."""
+    plan = NetworkPlan((WalletPlan("payer", BALANCE_MSAT), WalletPlan("payee", 0)), payment_latency_ms=10)
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(LightningNetwork.start(directory, plan, lambda: _clock().unix_ms))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        wallets = []
+        for name in ("payer", "payee"):
+            near, far = [await stack.enter_async_context(WebSocketRelays((relay_url,))) for _ in range(2)]
+            service = WalletService(network, name, far, _clock)
+            await tasks.start(service.run)
+            opened = WalletConnectWallet.open(service.connection, near, directory / f"{name}.book", _clock)
+            wallets.append(await stack.enter_async_context(opened))
+        yield wallets[0], wallets[1]
+
+
+def _clock() -> Moment:
+    return Moment(Instant(time.monotonic_ns() // 1_000), time.time_ns() // 1_000_000)
 
 
 async def _decode_memory(text: str) -> DecodedInvoice:
