@@ -22,10 +22,12 @@ from bench.relay_store import fill
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
 from relaymesh.market.directory import Directory
+from relaymesh.market.eligibility import BuyerRequest
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.protocol.codec import build_offer, build_status
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
+from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.status import LabelLoad, Status
 from relaymesh.roles.market_view import MarketView
 from relaymesh.units import AmountMsat, Timestamp
@@ -72,6 +74,8 @@ def measure_updates(nodes: int, runs: int) -> tuple[float, list[Sample], list[Sa
     for number in range(nodes):
         for event in _state(number, now):
             assert directory.apply(event, RELAYS[0], now)
+    for model in (None, *(f"model-{each}" for each in range(MODELS))):  # so that every column there can be is kept
+        assert directory.select(_request(model), seed=b"", count=1, now=now).chosen
     gc.collect()
     bytes_per_node = round((_resident_bytes() - before) / nodes, 1)
     batch = min(nodes, 1_000)
@@ -105,6 +109,11 @@ async def measure_late(folder: Path, nodes: int, runs: int) -> list[Sample]:
                 seen = sum(view.directory.status(offer.node, now) is not None for offer in offers)
                 assert (len(offers), seen) == (nodes, nodes), f"{len(offers)} offers and {seen} statuses came"
     return samples
+
+
+def _request(model: str | None) -> BuyerRequest:
+    shape = JobShape(input_tokens=100, input_bytes=400, output_tokens=100, output_bytes=800)
+    return BuyerRequest(model=model, job_type="chat", shape=shape, budget_msat=AmountMsat(1_000_000))
 
 
 def _measure_checks(signed: Sequence[VerifiedEvent]) -> Sample:

@@ -54,8 +54,9 @@ class MarketColumns:
         self._integers: Integers = np.zeros((len(Column), _FIRST_CAPACITY), np.int64)
         self._rings = np.zeros(_FIRST_CAPACITY, np.uint64)
         self._traits = TraitCodes()
-        self._rows_of_offer: dict[EventId, set[int]] = {}
-        self._rows_of_node: dict[PublicKey, set[int]] = {}
+        # Tuples, since nearly all have one row, and a set would take more memory than all that is known of it.
+        self._rows_of_offer: dict[EventId, tuple[int, ...]] = {}
+        self._rows_of_node: dict[PublicKey, tuple[int, ...]] = {}
         self._crowded: set[PublicKey] = set()  # nodes with several prices here
 
     def __len__(self) -> int:
@@ -128,10 +129,9 @@ class MarketColumns:
         traits, code = self._traits.take(facts.traits)
         facts = facts._replace(traits=traits)
         self._facts.append(facts)
-        self._rows_of_offer.setdefault(facts.offer_id, set()).add(row)
-        rows = self._rows_of_node.setdefault(facts.node, set())
-        rows.add(row)
-        if len(rows) > 1:
+        self._rows_of_offer[facts.offer_id] = (*self._rows_of_offer.get(facts.offer_id, ()), row)
+        self._rows_of_node[facts.node] = (*self._rows_of_node.get(facts.node, ()), row)
+        if len(self._rows_of_node[facts.node]) > 1:
             self._crowded.add(facts.node)
         self._rings[row] = int(facts.offer_id[:16], 16)
         arithmetic.write_price(self._integers, row, facts, code)
@@ -148,20 +148,18 @@ class MarketColumns:
             self._facts[row] = moved
             self._integers[:, row] = self._integers[:, last]
             self._rings[row] = self._rings[last]
-            for rows in (self._rows_of_offer[moved.offer_id], self._rows_of_node[moved.node]):
-                rows.remove(last)
-                rows.add(row)
+            self._rows_of_offer[moved.offer_id] = _moved(self._rows_of_offer[moved.offer_id], last, row)
+            self._rows_of_node[moved.node] = _moved(self._rows_of_node[moved.node], last, row)
 
     def _unlink(self, facts: Facts, row: int) -> None:
-        of_offer, of_node = self._rows_of_offer[facts.offer_id], self._rows_of_node[facts.node]
-        of_offer.remove(row)
-        of_node.remove(row)
-        if not of_offer:
-            del self._rows_of_offer[facts.offer_id]
+        of_offer = tuple(other for other in self._rows_of_offer.pop(facts.offer_id) if other != row)
+        of_node = tuple(other for other in self._rows_of_node.pop(facts.node) if other != row)
+        if of_offer:
+            self._rows_of_offer[facts.offer_id] = of_offer
         if len(of_node) < 2:
             self._crowded.discard(facts.node)
-        if not of_node:
-            del self._rows_of_node[facts.node]
+        if of_node:
+            self._rows_of_node[facts.node] = of_node
 
     # ── choosing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,3 +199,7 @@ class MarketColumns:
         except KeyError:
             return None
         return Candidate(offer, offer.offer.rows[facts.position], status)
+
+
+def _moved(rows: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
+    return tuple(new if row == old else row for row in rows)
