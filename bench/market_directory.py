@@ -22,7 +22,7 @@ from bench.relay_store import fill
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
 from relaymesh.market.directory import Directory
-from relaymesh.market.eligibility import BuyerRequest
+from relaymesh.market.request import BuyerRequest
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent, parse_event
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.protocol.codec import build_offer, build_status
