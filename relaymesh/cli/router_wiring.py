@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -71,9 +71,10 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
     """A router that has said nothing yet, with relays, a view of the market, a ledger and, for a fee, a wallet."""
     from relaymesh.adapters.websocket_relays import WebSocketRelays
     from relaymesh.cli.settings_source import data_directory
-    from relaymesh.cli.wiring import open_ledger, open_wallet
+    from relaymesh.cli.wiring import experience_settings, open_ledger, open_wallet
     from relaymesh.machines.routing_events import RoutingSettings
     from relaymesh.market.policy import POLICIES
+    from relaymesh.roles.experience import Experience
     from relaymesh.roles.market_view import MarketView
     from relaymesh.roles.router import Router, RouterSettings, RouterTools
 
@@ -91,7 +92,9 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(data_directory(settings), "router"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
-        market = await stack.enter_async_context(MarketView(relays, system_clock))
+        believed = replace(experience_settings(settings), newcomer_msat=None)  # it risks no money of its own
+        view = MarketView(relays, system_clock, experience=Experience(believed))
+        market = await stack.enter_async_context(view)
         presented = RouterSettings(
             relay_urls=settings.network.relays,
             routing=routing,

@@ -50,11 +50,11 @@ class ExperienceSettings:
 
     Args:
         trusted: The keys whose word it takes, with their weights in thousandths.
-        newcomer_msat: What the first job with a node may cost that nobody has seen work.
+        newcomer_msat: What the first job with a node may cost that nobody has seen work; None sets no limit.
     """
 
     trusted: Mapping[PublicKey, int] = field(default_factory=dict)
-    newcomer_msat: AmountMsat = NEWCOMER_MSAT
+    newcomer_msat: AmountMsat | None = NEWCOMER_MSAT
 
 
 class Experience:

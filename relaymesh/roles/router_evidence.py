@@ -7,7 +7,7 @@ proven, stakes and manifests. From these it makes standings for its rankings, as
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -15,7 +15,6 @@ import structlog
 
 from relaymesh.errors import RelayError, RemoteProtocolError
 from relaymesh.market.fraud import Verdict, decide
-from relaymesh.market.reputation import Reputation
 from relaymesh.market.stake import CheckedStake, check_stake, weigh_stakes
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
@@ -32,6 +31,7 @@ from relaymesh.protocol.slash import build_slash, make_slash
 from relaymesh.protocol.stake import read_stake
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
+from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.units import Timestamp
 
@@ -70,7 +70,8 @@ class RouterEvidence:
     def __init__(
         self, relays: Relays, market: MarketView, key: KeyPair, ledger: Ledger, clock: Clock, assertion_seconds: int
     ) -> None:
-        self.reputation = Reputation(newcomer_msat=None)
+        self._experience = market.experience or Experience(ExperienceSettings(newcomer_msat=None))
+        self.reputation = self._experience.reputation
         self.on_assertion: Callable[[PublicKey, VerifiedEvent], None] = lambda node, event: None
         self.refused = 0
         self._relays, self._market, self._key, self._ledger, self._clock = relays, market, key, ledger, clock
@@ -87,6 +88,7 @@ class RouterEvidence:
         """Follow and publish until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow)
+            tasks.start_soon(self._experience.follow, self._relays, self._clock)
             tasks.start_soon(self._keep_telling)
 
     # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +100,7 @@ class RouterEvidence:
                     if isinstance(delivery, Delivered):
                         self.take(delivery.event)
                     else:
-                        self._weigh_stakes()  # those that were stored have come
+                        self._refresh()  # what was stored has come
 
     def take(self, event: VerifiedEvent) -> None:
         """Take in a piece of evidence; what does not verify, or proves nothing, is counted and forgotten."""
@@ -159,16 +161,24 @@ class RouterEvidence:
         self._set_standing(node, self._units.get(node, 0))
 
     def _set_standing(self, node: PublicKey, stake_units: int) -> None:
-        standing = self.reputation.standing(node, self._clock().timestamp, stake_units=stake_units)
-        self._market.directory.set_standing(node, standing)
+        directory, now = self._market.directory, self._clock().timestamp
+        standing = self._experience.standing(directory, node, now)
+        directory.set_standing(node, replace(standing, stake_units=stake_units))
+
+    def _refresh(self) -> None:
+        """What time, manifests and stakes have changed since."""
+        self._experience.tell(self._market.directory, self._clock().timestamp)
+        for node, units in self._units.items():
+            self._set_standing(node, units)
+        self._weigh_stakes()
 
     # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep_telling(self) -> None:
         while True:
             await anyio.sleep(PAUSE_SECONDS)
-            with Contained("stakes"):
-                self._weigh_stakes()
+            with Contained("standings"):
+                self._refresh()
             await self.tell()
 
     async def tell(self) -> None:

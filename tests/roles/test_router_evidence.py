@@ -17,10 +17,12 @@ from relaymesh.protocol.fraud_proof import build_fraud_proof
 from relaymesh.protocol.slash import read_slash
 from relaymesh.protocol.stake import LightningBacking, StakeCommitment, build_stake
 from relaymesh.roles import router_evidence
+from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.router_evidence import RouterEvidence
 from relaymesh.units import Timestamp
 from tests.market.fraud_builders import FraudCase, cases
+from tests.nips import example_reputation
 from tests.roles.market import EPOCH_MS, loop_clock
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +100,21 @@ async def test_what_proves_nothing_is_counted_and_changes_nothing() -> None:
     await desk.evidence.tell()
     assert desk.evidence.refused == len(false) > 5
     assert not desk.published(Kind.SLASH) and not desk.published(Kind.REPUTATION_ASSERTION)
+
+
+async def test_what_a_node_claims_of_its_machine_counts_until_it_was_seen_to_work() -> None:
+    relay = MemoryRelay()
+    assert relay.accept(example_reputation.make_manifest())[0]
+    relays = relay.connect()
+    experience = Experience(ExperienceSettings(newcomer_msat=None))
+    node = example_reputation.make_manifest().public_key
+    async with MarketView(relays, loop_clock, experience=experience) as view, anyio.create_task_group() as tasks:
+        evidence = RouterEvidence(relays, view, ROUTER, MemoryLedger(), loop_clock, 86_400)
+        tasks.start_soon(evidence.run)
+        await anyio.sleep(61)
+        standing = view.directory.standing(node)
+        assert standing.output_units_per_1000s is not None and standing.successes_milli == 0
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_backed_stake_counts_in_the_standing_and_decays(monkeypatch: pytest.MonkeyPatch) -> None:
