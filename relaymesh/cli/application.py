@@ -9,11 +9,13 @@ from relaymesh.cli.fraud import fraud_commands
 from relaymesh.cli.infer import infer
 from relaymesh.cli.keys import key_commands
 from relaymesh.cli.lightning import lightning_commands
+from relaymesh.cli.manifest import manifest
 from relaymesh.cli.node import node_commands
 from relaymesh.cli.offers import offers
 from relaymesh.cli.quote import quote
 from relaymesh.cli.receipts import receipt_commands
 from relaymesh.cli.relay import relay_commands
+from relaymesh.cli.reputation import reputation_commands
 from relaymesh.cli.router import router_commands
 from relaymesh.cli.running import fail
 from relaymesh.cli.traffic import traffic
@@ -50,6 +52,7 @@ application.command("offers", short_help="Show who offers what, and who has room
 application.command("traffic", short_help="Show the market's messages as they pass.")(traffic)
 application.command("quote", short_help="Ask the best nodes for binding quotes.")(quote)
 application.command("infer", short_help="Buy an answer, and pay it over Lightning.")(infer)
+application.command("manifest", short_help="Say what a machine can do, from a file.")(manifest)
 for name, commands in {
     "node": node_commands,
     "router": router_commands,
@@ -58,6 +61,7 @@ for name, commands in {
     "lightning": lightning_commands,
     "receipts": receipt_commands,
     "fraud": fraud_commands,
+    "reputation": reputation_commands,
     "keys": key_commands,
 }.items():
     application.add_typer(commands, name=name)

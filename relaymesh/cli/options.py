@@ -17,3 +17,4 @@ PrivateOption = Annotated[
     bool | None,
     typer.Option("--allow-private", help="Also connect to nodes on loopback and private addresses."),
 ]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="The key file to sign with.")]

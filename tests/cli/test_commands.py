@@ -116,7 +116,9 @@ def test_the_version_is_the_distributions(home: Home) -> None:
     assert json.loads(home.run("--version", "--json").stdout) == {"version": version("relaymesh")}
 
 
-@pytest.mark.parametrize("group", ["", "node", "relay", "wallet", "lightning", "receipts", "fraud", "keys"])
+@pytest.mark.parametrize(
+    "group", ["", "node", "relay", "wallet", "lightning", "receipts", "fraud", "reputation", "keys"]
+)
 def test_a_list_of_commands_says_each_whole(group: str) -> None:
     ran = CliRunner().invoke(application, [*group.split(), "--help"])
     assert ran.exit_code == 0 and "..." not in ran.stdout.partition("Commands:")[2]
