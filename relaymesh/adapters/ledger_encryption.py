@@ -20,6 +20,8 @@ KEY_BYTES: Final = 32
 SALT_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _PURPOSE: Final = b"relaymesh/1 ledger"
+_PROOF: Final = b"relaymesh ledger"
+_PROOF_PLACE: Final = ("seal", "proof")
 
 
 class LedgerCipher:
@@ -59,3 +61,23 @@ class LedgerCipher:
             return self._cipher.decrypt(nonce, ciphertext, orjson.dumps(place))
         except (InvalidTag, ValueError) as error:  # ValueError: shorter than a nonce
             raise LedgerError("an encrypted field of the ledger does not open: its file was altered") from error
+
+
+def bind_to_key(key: bytes) -> tuple[bytes, bytes]:
+    """The salt of a new ledger, and a constant sealed under its key: what does not open it is another key."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    return salt, LedgerCipher(key, salt).seal(_PROOF, *_PROOF_PLACE)
+
+
+def unlock(key: bytes, salt: bytes, proof: bytes, name: str) -> LedgerCipher:
+    """The cipher of a ledger, once the key is proved to be the one it was made with; `name` says which ledger it is.
+
+    Raises:
+        LedgerError: It is another key.
+    """
+    cipher = LedgerCipher(key, salt)
+    try:
+        cipher.open(proof, *_PROOF_PLACE)
+    except LedgerError:
+        raise LedgerError(f"{name} was made with another key; give the key file it was made with") from None
+    return cipher

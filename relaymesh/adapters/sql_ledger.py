@@ -15,10 +15,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from relaymesh.adapters.ledger_changes import Change, NextSequence
+from relaymesh.adapters.ledger_pages import gather_evidence, gather_jobs
 from relaymesh.adapters.sql_ledger_file import LedgerFile, open_for_reading, open_for_writing
-from relaymesh.adapters.sql_ledger_reader import PAGE_ROWS, LedgerReader
+from relaymesh.adapters.sql_ledger_reader import LedgerReader
 from relaymesh.adapters.sql_ledger_thread import CommitThread
-from relaymesh.adapters.sql_ledger_writer import Change, LedgerWriter, NextSequence
+from relaymesh.adapters.sql_ledger_writer import LedgerWriter
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import EvidenceRecord, LedgerRecord
 from relaymesh.ports.ledger import JobQuery, LedgerJob
@@ -81,14 +83,9 @@ class SqlLedger:
         Raises:
             LedgerError: The file cannot be read, or was altered.
         """
-        jobs: list[LedgerJob] = []
-        after: tuple[int, int] | None = None
-        while (wanted := min(query.limit - len(jobs), PAGE_ROWS)) > 0:
-            page = await self._read(partial(self._reader.read_jobs, query, wanted, after))
-            jobs += page.jobs
-            if (after := page.last) is None:
-                break
-        return tuple(jobs)
+        return await gather_jobs(
+            query.limit, lambda rows, after: self._read(partial(self._reader.read_jobs, query, rows, after))
+        )
 
     async def find_evidence(self, job_id: str | None = None) -> tuple[EvidenceRecord, ...]:
         """The evidence of one job, the quote it cites included, or of all, each signature checked; first written first.
@@ -96,13 +93,9 @@ class SqlLedger:
         Raises:
             LedgerError: The file cannot be read, or was altered.
         """
-        evidence: list[EvidenceRecord] = []
-        after: int | None = 0
-        while after is not None:
-            page = await self._read(partial(self._reader.read_evidence, job_id, after))
-            evidence += page.evidence
-            after = page.last
-        return tuple(evidence)
+        return await gather_evidence(
+            lambda rows, after: self._read(partial(self._reader.read_evidence, job_id, rows, after))
+        )
 
     async def _submit(self, change: Change) -> int:
         """Have a change written; whoever is cancelled meanwhile waits for the transaction, which may carry others'."""

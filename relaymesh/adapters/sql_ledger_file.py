@@ -4,22 +4,19 @@ One process writes, which a lock beside the file sees to; any number may read me
 lock is a SQLite lock too: it ends with the process that holds it, however that ends, and no child process inherits it.
 """
 
-import secrets
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from relaymesh.adapters.ledger_encryption import SALT_BYTES, LedgerCipher
+from relaymesh.adapters.ledger_encryption import LedgerCipher, bind_to_key, unlock
 from relaymesh.adapters.sql_ledger_schema import APPLICATION_ID, MIGRATIONS
 from relaymesh.errors import LedgerError
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _BUSY_SECONDS: Final = 5.0
-_PROOF: Final = b"relaymesh ledger"
-_PROOF_PLACE: Final = ("seal", "proof")
 
 # Durable on return (fullfsync: on macOS too); what is erased is zeroed, and nothing spills into temporary files.
 _WRITER_SETTINGS: Final = (
@@ -216,9 +213,7 @@ def _wrong_version(path: Path, version: int) -> LedgerError:
 def _seal(writer: sqlite3.Connection, key: bytes) -> None:
     """Bind a new ledger to the key; one that is bound stays as it is."""
     if writer.execute("SELECT 1 FROM seal").fetchone() is None:
-        salt = secrets.token_bytes(SALT_BYTES)
-        proof = LedgerCipher(key, salt).seal(_PROOF, *_PROOF_PLACE)
-        writer.execute("INSERT INTO seal (only_row, salt, proof) VALUES (1, ?, ?)", (salt, proof))
+        writer.execute("INSERT INTO seal (only_row, salt, proof) VALUES (1, ?, ?)", bind_to_key(key))
 
 
 def _unlock(connection: sqlite3.Connection, key: bytes, path: Path) -> LedgerCipher:
@@ -226,9 +221,5 @@ def _unlock(connection: sqlite3.Connection, key: bytes, path: Path) -> LedgerCip
     row = connection.execute("SELECT salt, proof FROM seal").fetchone()
     if row is None:
         raise _wrong_version(path, 0)
-    cipher = LedgerCipher(key, row[0])
-    try:
-        cipher.open(row[1], *_PROOF_PLACE)
-    except LedgerError:
-        raise LedgerError(f"the ledger {path} was made with another key; give the key file it was made with") from None
-    return cipher
+    salt, proof = row
+    return unlock(key, salt, proof, f"the ledger {path}")

@@ -31,11 +31,14 @@ ON CONFLICT (side, client, job_id) DO UPDATE SET
     reason = excluded.reason, output_units = excluded.output_units, body = excluded.body, keys = excluded.keys
 """
 
-GET_TRANCHES: Final = """
+GET_ALL_TRANCHES: Final = """
 SELECT side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11, payment_hash,
        fee_msat, reason, preimage
-FROM tranche WHERE side = ? AND client = ? AND job_id = ? AND tranche BETWEEN ? AND ? ORDER BY tranche
+FROM tranche
 """
+GET_TRANCHES: Final = (
+    GET_ALL_TRANCHES + "WHERE side = ? AND client = ? AND job_id = ? AND tranche BETWEEN ? AND ? ORDER BY tranche"
+)
 PUT_TRANCHE: Final = """
 INSERT INTO tranche (side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11,
                      payment_hash, fee_msat, reason, preimage)

@@ -1,9 +1,10 @@
 """The ledger's tables, as plain SQL, in the order in which versions added to them.
 
 A migration, once released, never changes; what is new comes after it. Each runs in one transaction together with the
-row of `schema_version` that says so.
+row of `schema_version` that says so. What is written here is SQLite's; `in_postgresql` says where PostgreSQL differs.
 """
 
+import re
 from typing import Final
 
 APPLICATION_ID: Final = 0x524D_4C47
@@ -75,3 +76,19 @@ CREATE TABLE sequence (scope TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT R
 """
 
 MIGRATIONS: Final = (_FIRST,)
+
+_POSTGRESQL_WORDS: Final = {
+    "number INTEGER PRIMARY KEY": "number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    "INTEGER": "BIGINT",
+    "TEXT": 'TEXT COLLATE "C"',  # compared code point by code point, as SQLite does
+    "BLOB": "BYTEA",
+    " WITHOUT ROWID": "",
+    "+side": "side",
+}
+_DIFFERENCES: Final = re.compile("|".join(map(re.escape, _POSTGRESQL_WORDS)))
+
+
+def in_postgresql(statement: str) -> str:
+    """A statement of ours as PostgreSQL understands it: its words for types and keys, its numbered placeholders."""
+    first, *others = _DIFFERENCES.sub(lambda found: _POSTGRESQL_WORDS[found.group()], statement).split("?")
+    return first + "".join(f"${number}{text}" for number, text in enumerate(others, 1))

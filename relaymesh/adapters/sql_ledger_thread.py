@@ -9,15 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final
 
-from relaymesh.adapters.sql_ledger_writer import Change
-from relaymesh.errors import LedgerError
+from relaymesh.adapters.ledger_changes import MAXIMUM_GROUP, Change, Outcome
 
-MAXIMUM_GROUP: Final = 256
-"""How many writes share a transaction at most, so that none of them waits for a very long one."""
-
-Outcome = int | LedgerError
 Commit = Callable[[Sequence[Change]], list[Outcome]]
 
 

@@ -4,17 +4,16 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
+from relaymesh.adapters.ledger_changes import Change, NextSequence, Outcome, next_value, unwritable
 from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
 from relaymesh.adapters.sql_ledger_rows import GET_TRANCHES, PUT_EVIDENCE, PUT_JOB, PUT_TRANCHE, RecordRows
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, TrancheRecord
 from relaymesh.ports.ledger_rules import check_stays_terminal, missing_job, repeated_payment_hash
-from relaymesh.units import Timestamp
 
 ERASE_AFTER_SECONDS: Final = 1.0
 _BUSY_MILLISECONDS: Final = 5_000
@@ -27,18 +26,6 @@ _UNWRITABLE: Final = (
     sqlite3.ProgrammingError,
 )
 """What a record raises that no ledger could hold; it fails alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class NextSequence:
-    """A change: draw the next sequence number of a scope."""
-
-    scope: str
-    now: Timestamp
-
-
-Change = tuple[LedgerRecord, ...] | NextSequence
-"""What one caller wants written: all of it or nothing."""
 
 
 class LedgerWriter:
@@ -60,7 +47,7 @@ class LedgerWriter:
         self._has_erased = False
         self._is_closed = False
 
-    def commit(self, changes: Sequence[Change]) -> list[int | LedgerError]:
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Carry out these changes in one transaction that is durable on return.
 
         Returns:
@@ -92,7 +79,7 @@ class LedgerWriter:
             timer.cancel()
             timer.join()
 
-    def _apply_alone(self, change: Change) -> int | LedgerError:
+    def _apply_alone(self, change: Change) -> Outcome:
         self._connection.execute("SAVEPOINT change")
         try:
             outcome = self._apply(change)
@@ -110,15 +97,12 @@ class LedgerWriter:
             for record in change:
                 self._put(record)
         except _UNWRITABLE:
-            # Without its cause, which may hold a prompt.
-            raise LedgerError(
-                "a record cannot be written to the ledger: its text must be valid Unicode, its numbers within 64 bits"
-            ) from None
+            raise unwritable() from None  # without its cause, which may hold a prompt
         return 0
 
     def _draw(self, change: NextSequence) -> int:
         row = self._connection.execute("SELECT value FROM sequence WHERE scope = ?", (change.scope,)).fetchone()
-        value: int = change.now if row is None else max(row[0] + 1, change.now)
+        value = next_value(None if row is None else row[0], change)
         self._connection.execute("INSERT OR REPLACE INTO sequence (scope, value) VALUES (?, ?)", (change.scope, value))
         return value
 

@@ -1,6 +1,6 @@
 """A process that writes to a ledger as fast as it can and says what was acknowledged, until it is killed.
 
-python -m tests.adapters.ledger_process FILE ROUND [MAXIMUM_FILE_BYTES]
+python -m tests.adapters.ledger_process FILE-OR-URL ROUND [MAXIMUM_FILE_BYTES]
 
 One line per acknowledgement: `job NUMBER`, `tranche NUMBER STATE` or `sequence VALUE`. With a limit, no file may grow
 beyond it (a disk that is full, as far as the process can see); the first refusal ends the limit and is told as
@@ -10,14 +10,18 @@ beyond it (a disk that is full, as far as the process can see); the first refusa
 import os
 import resource
 import sys
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 
+from relaymesh.adapters.postgres_ledger import PostgresLedger
+from relaymesh.adapters.postgres_ledger_server import is_postgresql
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import JobState, TrancheState
+from relaymesh.ports.ledger import Ledger
 from relaymesh.units import Timestamp
 from tests.conformance.ledger.records import make_job, make_tranche
 
@@ -33,7 +37,7 @@ def acknowledge(line: str) -> None:
     os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
-async def buy(ledger: SqlLedger, first: int) -> None:
+async def buy(ledger: Ledger, first: int) -> None:
     """Take job after job through its life, saying each step once it is durable."""
     for number in range(first, first + JOBS_PER_WRITER):
         await ledger.write((make_job(number),))
@@ -45,9 +49,16 @@ async def buy(ledger: SqlLedger, first: int) -> None:
         acknowledge(f"sequence {await ledger.next_sequence('offer', NOW)}")
 
 
-async def run(path: Path, first: int, limit: int | None) -> None:
+def open_ledger(place: str) -> AbstractAsyncContextManager[Ledger]:
+    """The ledger in this file, or in PostgreSQL at this URL."""
+    if is_postgresql(place):
+        return PostgresLedger.open(place, key=KEY, side="client")
+    return SqlLedger.open(Path(place), key=KEY)
+
+
+async def run(place: str, first: int, limit: int | None) -> None:
     """Write from many tasks at once; with a limit, one job after another until the disk is full."""
-    async with SqlLedger.open(path, key=KEY) as ledger:
+    async with open_ledger(place) as ledger:
         if limit is None:
             async with anyio.create_task_group() as tasks:
                 for writer in range(WRITERS):
@@ -71,8 +82,8 @@ async def run(path: Path, first: int, limit: int | None) -> None:
 
 def main() -> None:
     """As the module says."""
-    path, first, *limit = sys.argv[1:]
-    anyio.run(run, Path(path), int(first) * WRITERS * JOBS_PER_WRITER, int(limit[0]) if limit else None)
+    place, first, *limit = sys.argv[1:]
+    anyio.run(run, place, int(first) * WRITERS * JOBS_PER_WRITER, int(limit[0]) if limit else None)
 
 
 if __name__ == "__main__":

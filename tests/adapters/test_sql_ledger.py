@@ -8,10 +8,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from relaymesh.adapters import sql_ledger_reader
+from relaymesh.adapters import ledger_pages
+from relaymesh.adapters.ledger_changes import MAXIMUM_GROUP, Change
 from relaymesh.adapters.sql_ledger import SqlLedger
-from relaymesh.adapters.sql_ledger_thread import MAXIMUM_GROUP
-from relaymesh.adapters.sql_ledger_writer import Change, LedgerWriter
+from relaymesh.adapters.sql_ledger_writer import LedgerWriter
 from relaymesh.errors import LedgerError
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.units import Timestamp
@@ -132,8 +132,7 @@ async def test_an_error_inside_comes_out_as_it_is_and_closes_the_ledger(path: Pa
 
 
 async def test_long_listings_are_read_page_by_page(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relaymesh.adapters.sql_ledger.PAGE_ROWS", 4)
-    monkeypatch.setattr(sql_ledger_reader, "PAGE_ROWS", 4)
+    monkeypatch.setattr(ledger_pages, "PAGE_ROWS", 4)
     jobs = [make_job(number, created_at_ms=1_790_000_000_000 + number // 3) for number in range(13)]
     evidence = [make_evidence(number) for number in range(13)]
     async with SqlLedger.open(path, key=KEY) as ledger:

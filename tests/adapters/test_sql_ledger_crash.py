@@ -25,9 +25,9 @@ ACKNOWLEDGED_BEFORE_THE_KILL = 300
 
 
 @contextmanager
-def started(path: Path, *arguments: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+def started(place: Path | str, *arguments: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """The process and what it says; it is gone in the end, whatever happens."""
-    command = [sys.executable, "-m", "tests.adapters.ledger_process", str(path), *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.adapters.ledger_process", str(place), *map(str, arguments)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from relaymesh.adapters.ledger_changes import NextSequence
 from relaymesh.adapters.sql_ledger_file import LedgerFile, open_for_writing
 from relaymesh.adapters.sql_ledger_reader import LedgerReader
-from relaymesh.adapters.sql_ledger_writer import LedgerWriter, NextSequence
+from relaymesh.adapters.sql_ledger_writer import LedgerWriter
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import JobState, LedgerRecord
 from relaymesh.ports.ledger import JobQuery

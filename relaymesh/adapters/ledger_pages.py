@@ -1,0 +1,62 @@
+"""Long listings, page by page, so that one holds up nobody and ends with its caller."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from relaymesh.machines.records import EvidenceRecord
+from relaymesh.ports.ledger import LedgerJob
+
+PAGE_ROWS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs; the next page begins after (`created_at_ms`, row number) `last`, which is None when there is none."""
+
+    jobs: tuple[LedgerJob, ...]
+    last: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[int, LedgerJob]], rows: int) -> "JobPage":
+        """The page made of what was found, with row numbers, where at most so many rows were asked for."""
+        last = (found[-1][1].job.created_at_ms, found[-1][0]) if len(found) == rows else None
+        return cls(tuple(job for _, job in found), last)
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePage:
+    """Some evidence; the next page begins after row number `last`, which is None when there is none."""
+
+    evidence: tuple[EvidenceRecord, ...]
+    last: int | None
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[int, EvidenceRecord]], rows: int) -> "EvidencePage":
+        """The page made of what was found, with row numbers, where at most so many rows were asked for."""
+        return cls(tuple(evidence for _, evidence in found), found[-1][0] if len(found) == rows else None)
+
+
+async def gather_jobs(
+    limit: int, read: Callable[[int, tuple[int, int] | None], Awaitable[JobPage]]
+) -> tuple[LedgerJob, ...]:
+    """At most so many jobs; `read` reads a page of so many rows after a place."""
+    jobs: list[LedgerJob] = []
+    after: tuple[int, int] | None = None
+    while (wanted := min(limit - len(jobs), PAGE_ROWS)) > 0:
+        page = await read(wanted, after)
+        jobs += page.jobs
+        if (after := page.last) is None:
+            break
+    return tuple(jobs)
+
+
+async def gather_evidence(read: Callable[[int, int], Awaitable[EvidencePage]]) -> tuple[EvidenceRecord, ...]:
+    """All evidence; `read` reads a page of so many rows after a row number."""
+    evidence: list[EvidenceRecord] = []
+    after: int | None = 0
+    while after is not None:
+        page = await read(PAGE_ROWS, after)
+        evidence += page.evidence
+        after = page.last
+    return tuple(evidence)

@@ -1,0 +1,75 @@
+"""What is read from a ledger in PostgreSQL: page by page, each of one moment."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from relaymesh.adapters.ledger_encryption import LedgerCipher
+from relaymesh.adapters.ledger_pages import EvidencePage, JobPage
+from relaymesh.adapters.postgres_ledger_rows import as_row, as_values, read_tranches
+from relaymesh.adapters.postgres_ledger_server import Server
+from relaymesh.adapters.sql_ledger_queries import Question, ask_for_evidence, ask_for_jobs
+from relaymesh.adapters.sql_ledger_rows import RecordRows
+from relaymesh.adapters.sql_ledger_schema import in_postgresql
+from relaymesh.errors import LedgerError
+from relaymesh.machines.records import EvidenceRecord
+from relaymesh.ports.ledger import JobQuery, LedgerJob
+
+ResultT = TypeVar("ResultT")
+
+
+class PostgresReader:
+    """Reads over one connection, one page at a time.
+
+    Args:
+        connection: To the ledger, which is prepared.
+        server: Explains what goes wrong.
+        cipher: Opens what is sensitive.
+    """
+
+    def __init__(self, connection: Any, server: Server, cipher: LedgerCipher) -> None:
+        self._connection = connection
+        self._server = server
+        self._rows = RecordRows(cipher)
+
+    async def read_jobs(self, query: JobQuery, rows: int, after: tuple[int, int] | None = None) -> JobPage:
+        """At most so many jobs that match, newest first; the query's own limit is the caller's affair.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses, or a row was altered.
+        """
+        found = await self._read(ask_for_jobs(query, rows, after), self._read_jobs)
+        return JobPage.of(found, rows)
+
+    async def read_evidence(self, job_id: str | None, rows: int, after: int = 0) -> EvidencePage:
+        """At most so many pieces of evidence of one job (or of all), in the order they were first written.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses, or a row was altered.
+        """
+        found = await self._read(ask_for_evidence(job_id, rows, after), self._read_evidence)
+        return EvidencePage.of(found, rows)
+
+    async def _read_jobs(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, LedgerJob]]:
+        jobs = [(number, self._rows.read_job(tuple(row))) for number, *row in rows]
+        keys = [(job.side, job.client, job.job_id) for _, job in jobs]
+        tranches = await read_tranches(self._connection, self._rows, keys)
+        return [(number, LedgerJob(job, tranches.get(key, ()))) for (number, job), key in zip(jobs, keys, strict=True)]
+
+    async def _read_evidence(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, EvidenceRecord]]:
+        return [(number, self._rows.read_evidence(tuple(row))) for number, *row in rows]
+
+    async def _read(
+        self, question: Question, understand: Callable[[list[tuple[Any, ...]]], Awaitable[list[ResultT]]]
+    ) -> list[ResultT]:
+        statement, words = question
+        try:
+            values = as_values(words)
+        except UnicodeEncodeError:  # what is not even Unicode was never written
+            return []
+        with self._server.explained():
+            async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+                rows = await self._connection.fetch(in_postgresql(statement), *values)
+                try:
+                    return await understand([as_row(row) for row in rows])
+                except (ValueError, TypeError) as error:
+                    raise LedgerError(f"{self._server.name} holds a row that cannot be read: it was altered") from error

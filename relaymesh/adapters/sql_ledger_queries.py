@@ -1,0 +1,52 @@
+"""The questions a ledger is asked, as plain SQL: written for SQLite, read by `in_postgresql` for PostgreSQL."""
+
+from typing import Final
+
+from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS
+from relaymesh.ports.ledger import JobQuery
+
+LARGEST: Final = 2**63 - 1
+_LAST_CHARACTER: Final = "\U0010ffff"
+# Sub-queries, so that SQLite looks the few rows up in their own index instead of walking the one that is in order.
+_HAS_ID: Final = "number IN (SELECT number FROM job WHERE job_id BETWEEN ? AND ?)"
+_IS_UNRESOLVED: Final = """number IN (
+    SELECT number FROM job WHERE state IN ('open', 'unknown')
+    UNION
+    SELECT job.number FROM tranche JOIN job USING (side, client, job_id)
+    WHERE tranche.state NOT IN ('released', 'failed', 'expired')
+)"""
+_ALL_EVIDENCE: Final = GET_EVIDENCE + " WHERE number > ? ORDER BY number LIMIT ?"
+_IS_OF_JOB: Final = """number IN (
+    SELECT number FROM evidence WHERE job_id = ?
+    UNION
+    SELECT evidence.number FROM job JOIN evidence ON evidence.side = job.side AND evidence.event_id = job.quote_id
+    WHERE job.job_id = ?
+)"""
+_EVIDENCE_OF_JOB: Final = GET_EVIDENCE + " WHERE " + _IS_OF_JOB + " AND number > ? ORDER BY number LIMIT ?"
+
+
+Question = tuple[str, tuple[str | int, ...]]
+"""A statement and the values of its placeholders."""
+
+
+def ask_for_jobs(query: JobQuery, rows: int, after: tuple[int, int] | None) -> Question:
+    """At most so many jobs that match, newest first, beginning after (`created_at_ms`, row number) `after`."""
+    conditions = ["(created_at_ms, number) < (?, ?)"]
+    values: list[str | int] = [*(after or (LARGEST, LARGEST))]
+    if query.side is not None:
+        conditions.append("+side = ?")  # the plus: of no use to an index, or SQLite would sort half the table
+        values.append(query.side)
+    if query.job_id:
+        conditions.append(_HAS_ID)
+        values += [query.job_id, query.job_id + _LAST_CHARACTER]
+    if query.only_unresolved:
+        conditions.append(_IS_UNRESOLVED)
+    order = "ORDER BY created_at_ms DESC, number DESC LIMIT ?"
+    return " ".join((GET_JOBS, "WHERE", " AND ".join(conditions), order)), (*values, rows)
+
+
+def ask_for_evidence(job_id: str | None, rows: int, after: int) -> Question:
+    """At most so many pieces of evidence of one job (or of all), in the order they were first written."""
+    if job_id is None:
+        return _ALL_EVIDENCE, (after, rows)
+    return _EVIDENCE_OF_JOB, (job_id, job_id, after, rows)
