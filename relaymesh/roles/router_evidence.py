@@ -15,7 +15,7 @@ import structlog
 
 from relaymesh.errors import RelayError, RemoteProtocolError
 from relaymesh.market.fraud import Verdict, decide
-from relaymesh.market.stake import CheckedStake, check_stake, weigh_stakes
+from relaymesh.market.stake_book import MAXIMUM_FRAUDS, StakeBook
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
@@ -41,8 +41,6 @@ PAUSE_SECONDS: Final = 60
 PUBLISHED_AT_ONCE: Final = 100
 """So many are published in one pause: relays limit what an address may publish."""
 MAXIMUM_ASSERTED: Final = 100_000
-MAXIMUM_STAKES: Final = 100_000
-MAXIMUM_FRAUDS: Final = 10_000
 _log = structlog.get_logger(__name__)
 
 
@@ -78,10 +76,9 @@ class RouterEvidence:
         self._assertion_seconds = assertion_seconds
         self._changed: OrderedDict[PublicKey, None] = OrderedDict()
         self._asserted: OrderedDict[PublicKey, Timestamp] = OrderedDict()
-        self._stakes: OrderedDict[PublicKey, CheckedStake] = OrderedDict()
-        self._units: dict[PublicKey, int] = {}
-        self._proven: OrderedDict[str, Proven] = OrderedDict()
-        self._unslashed: OrderedDict[str, None] = OrderedDict()
+        self._book = StakeBook(recover_signer)
+        self._staked: dict[PublicKey, None] = {}
+        self._unslashed: OrderedDict[str, Proven] = OrderedDict()
         self._ours: set[str] = set()
 
     async def run(self) -> None:
@@ -111,7 +108,7 @@ class RouterEvidence:
                 case Kind.FRAUD_PROOF:
                     self._take_fraud_proof(event)
                 case Kind.STAKE_COMMITMENT:
-                    self._take_stake(event)
+                    self._book.place(read_stake(event))
         except RemoteProtocolError:
             self.refused += 1
 
@@ -123,54 +120,43 @@ class RouterEvidence:
 
     def _take_fraud_proof(self, event: VerifiedEvent) -> None:
         verdict = decide(read_fraud_proof(event).proof, verify)
-        if not verdict.is_proven or verdict.key in self._proven:
+        if not self._book.convict(verdict):
             self.refused += not verdict.is_proven
             return
         now = self._clock().timestamp
         accused = verdict.accused
         self.reputation.add_fraud(accused, verdict.claim, verdict.key, event.id, min(event.created_at, now))
-        self._proven[verdict.key] = Proven(verdict, event.id)
-        self._unslashed[verdict.key] = None
-        if len(self._proven) > MAXIMUM_FRAUDS:
-            oldest, _ = self._proven.popitem(last=False)
-            self._unslashed.pop(oldest, None)
+        self._unslashed[verdict.key] = Proven(verdict, event.id)
+        if len(self._unslashed) > MAXIMUM_FRAUDS:
+            self._unslashed.popitem(last=False)
         self._weigh_stakes()
         self._note_change(accused)
 
-    def _take_stake(self, event: VerifiedEvent) -> None:
-        signed = read_stake(event)
-        known = self._stakes.get(signed.author)
-        if known is not None and known.signed.stake.seq >= signed.stake.seq:
-            return
-        self._stakes[signed.author] = check_stake(signed, recover_signer)
-        if len(self._stakes) > MAXIMUM_STAKES:
-            self._stakes.popitem(last=False)
-
     def _weigh_stakes(self) -> None:
         """What every stake comes to now; whoever's has changed gets another standing."""
-        verdicts = [proven.verdict for proven in self._proven.values()]
-        weights = weigh_stakes(self._stakes.values(), verdicts, self._clock().timestamp)
-        units = {author: weight.units for author, weight in weights.items() if weight.units}
-        for node in (units.keys() | self._units.keys()) - {self._key.public_key}:
-            if units.get(node, 0) != self._units.get(node, 0):
-                self._set_standing(node, units.get(node, 0))
-        self._units = units
+        for key in self._book.weigh(self._clock().timestamp):
+            if key != self._key.public_key:
+                if self._book.units(key):
+                    self._staked[key] = None
+                else:
+                    self._staked.pop(key, None)
+                self._set_standing(key)
 
     def _note_change(self, node: PublicKey) -> None:
         self._changed[node] = None
-        self._set_standing(node, self._units.get(node, 0))
+        self._set_standing(node)
 
-    def _set_standing(self, node: PublicKey, stake_units: int) -> None:
+    def _set_standing(self, node: PublicKey) -> None:
         directory, now = self._market.directory, self._clock().timestamp
         standing = self._experience.standing(directory, node, now)
-        directory.set_standing(node, replace(standing, stake_units=stake_units))
+        directory.set_standing(node, replace(standing, stake_units=self._book.units(node)))
 
     def _refresh(self) -> None:
         """What time, manifests and stakes have changed since."""
         self._experience.tell(self._market.directory, self._clock().timestamp)
-        for node, units in self._units.items():
-            self._set_standing(node, units)
         self._weigh_stakes()
+        for node in self._staked:
+            self._set_standing(node)
 
     # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +178,7 @@ class RouterEvidence:
 
     async def _slash(self, key: str) -> None:
         """One slash for one fraud, whichever replica comes first: the ledger says so."""
-        proven, now = self._proven[key], self._clock().timestamp
+        proven, now = self._unslashed[key], self._clock().timestamp
         verdict = proven.verdict
         scope = f"{self._key.public_key}/slash/{key}"
         if key in self._ours or await self._ledger.next_sequence(scope, Timestamp(0)) == 0:
