@@ -31,6 +31,19 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """What the ledger is kept in.
+
+    Args:
+        ledger: `postgresql://user@host:5432/database` keeps it in that database, in the schemas `relaymesh_client`,
+            `relaymesh_node` and `relaymesh_router`, or others with `?search_path=`; empty keeps it in files in the
+            folder. A password is better kept in PostgreSQL's own password file.
+    """
+
+    ledger: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Wallet:
     """Which Lightning wallet pays and is paid.
 
@@ -186,6 +199,7 @@ class Settings:
 
     network: Network = field(default_factory=Network)
     files: Files = field(default_factory=Files)
+    storage: Storage = field(default_factory=Storage)
     wallet: Wallet = field(default_factory=Wallet)
     client: Client = field(default_factory=Client)
     node: Node = field(default_factory=Node)

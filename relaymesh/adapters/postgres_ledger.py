@@ -22,14 +22,14 @@ from relaymesh.adapters.postgres_ledger_schema import open_prepared, prepare
 from relaymesh.adapters.postgres_ledger_server import Server, find_server
 from relaymesh.adapters.postgres_ledger_writer import PostgresWriter
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord, Side
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 from relaymesh.units import Timestamp
 
 RECONNECT_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 0.2
 _TAKEN_SECONDS: Final = 2.0
-_TAKE_SIDE: Final = "SELECT pg_try_advisory_lock(hashtextextended('relaymesh side ' || $1, 0))"
+_TAKE: Final = "SELECT pg_try_advisory_lock(hashtextextended('relaymesh writer ' || $1, 0))"
 
 ResultT = TypeVar("ResultT")
 UserT = TypeVar("UserT")
@@ -89,10 +89,10 @@ class _Line(Generic[UserT]):
 class PostgresLedger:
     """A ledger in a PostgreSQL database (`relaymesh.ports.ledger.Ledger`); made by `PostgresLedger.open`."""
 
-    def __init__(self, server: Server, key: bytes, side: Side | None, *, read_only: bool) -> None:
+    def __init__(self, server: Server, key: bytes, *, read_only: bool, shared: bool) -> None:
         self._server = server
         self._key = key
-        self._side = side
+        self._is_shared = shared
         self._is_read_only = read_only
         self._is_closed = False
         self._writing: _Line[PostgresWriter] = _Line(self._connect_writer)
@@ -102,22 +102,23 @@ class PostgresLedger:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, key: bytes, side: Side | None = None, read_only: bool = False
+        cls, url: str, *, key: bytes, part: str = "", read_only: bool = False, shared: bool = False
     ) -> AsyncIterator[Self]:
         """Open the ledger in this database, or make it.
 
         Args:
             url: `postgresql://user@host:5432/database`; `?search_path=` names another schema than `relaymesh`.
             key: 32 bytes that its sensitive fields are encrypted under; `relaymesh.adapters.key_files` keeps them.
-            side: The side that this process acts for, as the only one: a second one would take the jobs that are under
-                way for jobs that a crash left behind. None acts for none.
-            read_only: Read an existing ledger.
+            part: Where several ledgers share a database, what the schema of this one ends in.
+            read_only: Read an existing ledger, also while another process writes it.
+            shared: Write also while another process does. Every rule holds between them, but whoever resolves what a
+                crash left behind would take the other's jobs for that; so roles write alone.
 
         Raises:
-            LedgerError: Another process acts for this side, the key is another one's, the tables are another program's
+            LedgerError: Another process writes this ledger, the key is another one's, the tables are another program's
                 or a newer RelayMesh's, or the server cannot be reached or refuses.
         """
-        ledger = cls(find_server(url), key, side, read_only=read_only)
+        ledger = cls(find_server(url, part), key, read_only=read_only, shared=shared)
         try:
             await (ledger._reading if read_only else ledger._writing).open()
             yield ledger
@@ -214,8 +215,8 @@ class PostgresLedger:
     async def _connect_writer(self) -> tuple[Any, PostgresWriter]:
         connection = await self._server.connect()
         try:
-            if self._side is not None:
-                await self._take_side(connection, self._side)
+            if not self._is_shared:
+                await self._take(connection)
             cipher = await prepare(connection, self._server, self._key)
         except BaseException:
             connection.terminate()
@@ -231,15 +232,14 @@ class PostgresLedger:
             raise
         return connection, PostgresReader(connection, self._server, cipher)
 
-    async def _take_side(self, connection: Any, side: Side) -> None:
-        """Act for a side until the connection ends; one that ended a moment ago may still hold it."""
+    async def _take(self, connection: Any) -> None:
+        """Keep other writers out until the connection ends; one that ended a moment ago may still be seen."""
         deadline = anyio.current_time() + _TAKEN_SECONDS
         with self._server.explained():
-            while not await connection.fetchval(_TAKE_SIDE, f"{self._server.schema} {side}"):
+            while not await connection.fetchval(_TAKE, self._server.schema):
                 if anyio.current_time() >= deadline:
                     raise LedgerError(
-                        f"{self._server.name} is in use by another RelayMesh process for the {side}'s side;"
-                        " stop that one or name another ledger"
+                        f"{self._server.name} is in use by another RelayMesh process; stop that one or name another"
                     )
                 await anyio.sleep(_PAUSE_SECONDS)
 

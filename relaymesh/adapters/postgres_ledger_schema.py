@@ -52,6 +52,20 @@ async def open_prepared(connection: Any, server: Server, key: bytes) -> LedgerCi
         return await _unlock(connection, server, key)
 
 
+async def is_made(server: Server) -> bool:
+    """Whether the ledger is there, of whatever version.
+
+    Raises:
+        LedgerError: The schema is another program's, or the server cannot be reached or refuses.
+    """
+    connection = await server.connect(read_only=True)
+    try:
+        with server.explained():
+            return await read_version(connection, server) > 0
+    finally:
+        connection.terminate()
+
+
 async def read_version(connection: Any, server: Server) -> int:
     """Which version of the tables is there; 0 where there are none.
 

@@ -125,8 +125,12 @@ def is_postgresql(url: str) -> bool:
     return url.partition("://")[0] in SCHEMES
 
 
-def find_server(url: str) -> Server:
-    """The server that a URL names, `?search_path=` included; nothing is asked yet.
+def find_server(url: str, part: str = "") -> Server:
+    """The server that a URL names; nothing is asked yet.
+
+    Args:
+        url: `?search_path=` names another schema than `relaymesh`.
+        part: Where several ledgers share a database, the schema of this one ends so.
 
     Raises:
         LedgerError: It is no URL of a PostgreSQL database, or its schema is no plain name.
@@ -139,7 +143,7 @@ def find_server(url: str) -> Server:
         raise Server("", "", "the ledger in PostgreSQL").unusable() from None
     database = parts.path.strip("/") or options.get("dbname", ["of the user's name"])[0]
     name = f"the ledger in the PostgreSQL database {database} at {host}"
-    schema = options.get("search_path", [DEFAULT_SCHEMA])[0]
+    schema = "_".join(filter(None, (options.get("search_path", [DEFAULT_SCHEMA])[0], part)))
     if not is_postgresql(url):
         raise Server("", "", "the ledger in PostgreSQL").unusable()
     if not _SCHEMA_NAME.fullmatch(schema):

@@ -99,17 +99,18 @@ def _report(report: Any) -> dict[str, Any]:
 
 
 async def _read_jobs(side: str, config: Path | None, job_id: str | None) -> list[dict[str, Any]]:
-    from relaymesh.cli.settings_source import data_directory, load_settings
-    from relaymesh.cli.wiring import open_ledger
+    from relaymesh.cli.ledgers import open_existing_ledger
+    from relaymesh.cli.settings_source import load_settings
+    from relaymesh.machines.records import Side
     from relaymesh.ports.ledger import JobQuery
 
     if side not in ("client", "node"):
         raise UsageError(f"--side must be client or node, not {side}")
-    directory = data_directory(load_settings(config))
-    if not (directory / f"{side}.sqlite3").exists():
-        return []
-    async with open_ledger(directory, "client" if side == "client" else "node", read_only=True) as ledger:
-        jobs = await ledger.find_jobs(JobQuery(side="client" if side == "client" else "node", job_id=job_id))
+    role: Side = "client" if side == "client" else "node"
+    async with open_existing_ledger(load_settings(config), role) as ledger:
+        if ledger is None:
+            return []
+        jobs = await ledger.find_jobs(JobQuery(side=role, job_id=job_id))
         return [_describe(job.job, await ledger.find_evidence(job.job.job_id)) for job in jobs]
 
 

@@ -70,8 +70,8 @@ async def open_router(settings: Settings, key: "KeyPair") -> AsyncIterator[Servi
 async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterator[Router]":
     """A router that has said nothing yet, with relays, a view of the market, a ledger and, for a fee, a wallet."""
     from relaymesh.adapters.websocket_relays import WebSocketRelays
-    from relaymesh.cli.settings_source import data_directory
-    from relaymesh.cli.wiring import experience_settings, open_ledger, open_wallet
+    from relaymesh.cli.ledgers import open_ledger
+    from relaymesh.cli.wiring import experience_settings, open_wallet
     from relaymesh.machines.routing_events import RoutingSettings
     from relaymesh.market.policy import POLICIES
     from relaymesh.roles.experience import Experience
@@ -90,7 +90,7 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
         requests_per_second=chosen.requests_per_second,
     )
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(open_ledger(data_directory(settings), "router"))
+        ledger = await stack.enter_async_context(open_ledger(settings, "router"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         believed = replace(experience_settings(settings), newcomer_msat=None)  # it risks no money of its own
         view = MarketView(relays, system_clock, experience=Experience(believed))

@@ -5,24 +5,22 @@ does not wait for them.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import anyio
 from pydantic import ValidationError
 
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
-from relaymesh.adapters.key_files import load_or_create_ledger_key
-from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
+from relaymesh.cli.ledgers import open_existing_ledger, open_ledger
 from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import LocalProtocolError, UsageError
-from relaymesh.machines.records import Side
 from relaymesh.market.outcomes import WHOLE_MILLI
 from relaymesh.market.surge import SurgeTerms
 from relaymesh.nostr.identifiers import decode_public_key
@@ -103,9 +101,8 @@ async def open_market(settings: Settings) -> AsyncIterator[tuple[MarketView, Web
 
 async def recall_ledger(experience: Experience, settings: Settings) -> None:
     """Book the jobs of the client's ledger, where there is one."""
-    directory = data_directory(settings)
-    if (directory / "client.sqlite3").exists():
-        async with open_ledger(directory, "client", read_only=True) as ledger:
+    async with open_existing_ledger(settings, "client") as ledger:
+        if ledger is not None:
             await experience.recall(ledger)
 
 
@@ -113,14 +110,6 @@ def experience_settings(settings: Settings) -> ExperienceSettings:
     """Whom the reader believes; UsageError if something in `client.trusted` is no public key."""
     trusted = {decode_public_key(key): WHOLE_MILLI for key in settings.client.trusted}
     return ExperienceSettings(trusted, AmountMsat(settings.client.newcomer_msat))
-
-
-def open_ledger(
-    directory: Path, side: Side | Literal["router"], *, read_only: bool = False
-) -> AbstractAsyncContextManager[SqlLedger]:
-    """The ledger of one side in this folder, with its key beside it."""
-    key = load_or_create_ledger_key(directory / "ledger.key")
-    return SqlLedger.open(directory / f"{side}.sqlite3", key=key, read_only=read_only)
 
 
 @asynccontextmanager
@@ -133,7 +122,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     payer = open_wallet(wallet)
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(open_ledger(directory, "client"))
+        ledger = await stack.enter_async_context(open_ledger(settings, "client"))
         check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
         await recover_client(ledger, payer)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
@@ -177,13 +166,12 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
     """A node with this identity that serves while the block lasts."""
     if not settings.node.announce:
         _check_can_be_told(settings.node.host)
-    directory = data_directory(settings)
     wallet = open_wallet(settings.wallet)
     node = settings.node
     async with AsyncExitStack() as stack:
         runner = await stack.enter_async_context(open_runner(settings))
         offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
-        ledger = await stack.enter_async_context(open_ledger(directory, "node"))
+        ledger = await stack.enter_async_context(open_ledger(settings, "node"))
         await recover_node(ledger, wallet, key, system_clock)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         serving = Node(

@@ -52,7 +52,7 @@ async def buy(ledger: Ledger, first: int) -> None:
 def open_ledger(place: str) -> AbstractAsyncContextManager[Ledger]:
     """The ledger in this file, or in PostgreSQL at this URL."""
     if is_postgresql(place):
-        return PostgresLedger.open(place, key=KEY, side="client")
+        return PostgresLedger.open(place, key=KEY)
     return SqlLedger.open(Path(place), key=KEY)
 
 

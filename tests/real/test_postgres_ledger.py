@@ -36,7 +36,7 @@ TERMINAL = sorted(TERMINAL_TRANCHE_STATES, key=lambda state: state.value)
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 async def test_a_ledger_in_postgresql_keeps_the_rule(rule: Rule, database: PostgresServer) -> None:
-    await rule(partial(PostgresLedger.open, database.url(), key=KEY, side="client"))
+    await rule(partial(PostgresLedger.open, database.url(), key=KEY))
 
 
 # ── several at once ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,7 +67,7 @@ async def all_at_once(writes: Sequence[Callable[[], Awaitable[object]]]) -> int:
 async def test_rules_hold_between_writers_over_several_connections(database: PostgresServer) -> None:
     url = database.url()
     async with AsyncExitStack() as stack:
-        ledgers = [await stack.enter_async_context(PostgresLedger.open(url, key=KEY)) for _ in range(3)]
+        ledgers = [await stack.enter_async_context(PostgresLedger.open(url, key=KEY, shared=True)) for _ in range(3)]
         await ledgers[0].write(tuple(make_job(number) for number in range(1, 21)))
         for number in range(1, 21):
             ends = [
@@ -91,27 +91,27 @@ async def test_no_sequence_number_is_drawn_twice_over_several_connections(databa
         drawn.append(await ledger.next_sequence("offer", NOW))
 
     async with AsyncExitStack() as stack:
-        ledgers = [await stack.enter_async_context(PostgresLedger.open(url, key=KEY)) for _ in range(3)]
+        ledgers = [await stack.enter_async_context(PostgresLedger.open(url, key=KEY, shared=True)) for _ in range(3)]
         async with anyio.create_task_group() as tasks:
             for ledger in ledgers * 20:
                 tasks.start_soon(draw, ledger)
     assert sorted(drawn) == list(range(NOW, NOW + 60))
 
 
-async def test_one_process_acts_for_a_side_and_others_may_read_or_act_for_the_other(database: PostgresServer) -> None:
+async def test_one_process_writes_while_others_may_read_or_write_another_part(database: PostgresServer) -> None:
     url = database.url()
-    async with PostgresLedger.open(url, key=KEY, side="client") as ledger:
+    async with PostgresLedger.open(url, key=KEY, part="client") as ledger:
         await ledger.write((make_job(),))
-        with pytest.raises(LedgerError, match="in use by another RelayMesh process for the client's side; stop that"):
-            async with PostgresLedger.open(url, key=KEY, side="client"):
+        with pytest.raises(LedgerError, match="in use by another RelayMesh process; stop that one or name another"):
+            async with PostgresLedger.open(url, key=KEY, part="client"):
                 pass
-        async with PostgresLedger.open(url, key=KEY, side="node") as other:
-            await other.write((make_job(side="node"),))
-        async with PostgresLedger.open(url, key=KEY, read_only=True) as reader:
-            assert len(await reader.find_jobs(JobQuery())) == 2
+        async with PostgresLedger.open(url, key=KEY, part="node") as other:
+            assert await other.find_jobs(JobQuery()) == ()
+        async with PostgresLedger.open(url, key=KEY, part="client", read_only=True) as reader:
+            assert len(await reader.find_jobs(JobQuery())) == 1
             with pytest.raises(LedgerError, match="only to be read"):
                 await reader.write((make_job(2),))
-    async with PostgresLedger.open(url, key=KEY, side="client") as ledger:
+    async with PostgresLedger.open(url, key=KEY, part="client") as ledger:
         await ledger.write((make_job(2),))
 
 
@@ -262,15 +262,15 @@ async def test_nothing_sensitive_is_readable_in_the_database(database: PostgresS
         assert secret not in rows
 
 
-async def test_a_connection_that_is_cut_is_made_anew_and_the_side_is_kept(database: PostgresServer) -> None:
+async def test_a_connection_that_is_cut_is_made_anew_and_others_are_still_kept_out(database: PostgresServer) -> None:
     url = database.url()
     cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'relaymesh'"
-    async with PostgresLedger.open(url, key=KEY, side="client") as ledger:
+    async with PostgresLedger.open(url, key=KEY) as ledger:
         for number in range(3):
             await ledger.write((make_job(number), make_tranche(number, state=TrancheState.PAID)))
             assert int(database.execute(cut)) >= 1
             assert len(await ledger.find_jobs(JobQuery())) == number + 1
         await ledger.write((make_job(9),))
         with pytest.raises(LedgerError, match="in use"):
-            async with PostgresLedger.open(url, key=KEY, side="client"):
+            async with PostgresLedger.open(url, key=KEY):
                 pass

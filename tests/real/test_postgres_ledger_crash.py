@@ -56,7 +56,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_and_then_the_client_
             sequences.append(int(number))
     mortal.kill()
     mortal.start()
-    async with PostgresLedger.open(url, key=KEY, side="client") as ledger:
+    async with PostgresLedger.open(url, key=KEY) as ledger:
         found = {entry.job.job_id: entry for entry in await ledger.find_jobs(JobQuery(limit=100_000))}
         assert jobs <= set(found)
         # One step further than acknowledged may be there as well: it was on the disk when the end came.
