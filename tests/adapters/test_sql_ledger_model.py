@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -26,6 +27,7 @@ from tests.conformance.ledger.records import (
     make_job,
     make_tranche,
 )
+from tests.conformance.ledger.rules import Opener
 
 KEY = b"\x07" * 32
 
@@ -96,16 +98,18 @@ class LedgersAgree(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._resources = ExitStack()
-        folder = self._resources.enter_context(tempfile.TemporaryDirectory())
-        self._path = Path(folder) / "ledger.sqlite"
+        self._opener = self.opener(self._resources)
         self._portal: BlockingPortal = self._resources.enter_context(start_blocking_portal())
         self._model = MemoryLedger()
         self._open()
 
+    def opener(self, resources: ExitStack) -> Opener:
+        """What opens the ledger, empty at first, that is compared with the model."""
+        folder = resources.enter_context(tempfile.TemporaryDirectory())
+        return partial(SqlLedger.open, Path(folder) / "ledger.sqlite", key=KEY)
+
     def _open(self) -> None:
-        opened: AbstractContextManager[SqlLedger] = self._portal.wrap_async_context_manager(
-            SqlLedger.open(self._path, key=KEY)
-        )
+        opened: AbstractContextManager[Ledger] = self._portal.wrap_async_context_manager(self._opener())
         self._ledger_scope = ExitStack()
         self._ledger = self._ledger_scope.enter_context(opened)
 
@@ -157,9 +161,10 @@ class LedgersAgree(RuleBasedStateMachine):
 
 # Each example makes a ledger on the disk: a tenth of the profile's examples, of many steps each, and none of them
 # shrunk, which would take longer than a test may.
-LedgersAgree.TestCase.settings = settings(
+FEW_EXAMPLES = settings(
     max_examples=max(settings().max_examples // 10, 1),
     stateful_step_count=20,
     phases=(Phase.explicit, Phase.generate),
 )
+LedgersAgree.TestCase.settings = FEW_EXAMPLES
 TestLedgersAgree = LedgersAgree.TestCase
