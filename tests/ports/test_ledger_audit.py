@@ -1,0 +1,170 @@
+"""A ledger that was broken by hand is found out, by the rule that it breaks; one that machines wrote never is."""
+
+import hashlib
+from dataclasses import fields, replace
+
+import pytest
+
+from relaymesh.machines.records import JobRecord, JobState, Store, TrancheRecord, TrancheState
+from relaymesh.ports.ledger import JobQuery, LedgerJob
+from relaymesh.ports.ledger_audit import Invariant, audit, digest, records_of
+from relaymesh.ports.memory_ledger import MemoryLedger
+from relaymesh.units import AmountMsat
+from tests.conformance.ledger.records import PREIMAGE, make_evidence, make_job, make_tranche
+from tests.machines.pair import Pair, contract
+
+HOUR_MS = 3_600_000
+HASH = hashlib.sha256(PREIMAGE).hexdigest()
+
+
+def sold(number: int = 1, **changes: object) -> LedgerJob:
+    """A job of the client's side, over and paid for."""
+    preimage = PREIMAGE + bytes([number])
+    tranche = make_tranche(
+        number,
+        state=TrancheState.RELEASED,
+        preimage=preimage,
+        payment_hash=hashlib.sha256(preimage).hexdigest(),
+        fee_msat=AmountMsat(3),
+    )
+    return LedgerJob(
+        make_job(number, state=JobState.DONE, charged_msat=AmountMsat(1_000), body=""),
+        (replace(tranche, **changes),),  # type: ignore[arg-type]  # field names are the caller's
+    )
+
+
+def check(*jobs: LedgerJob, after_ms: int = HOUR_MS) -> tuple[Invariant, ...]:
+    """The audit, so long after the first of the jobs began."""
+    now_ms = max(job.job.created_at_ms for job in jobs) + after_ms if jobs else 0
+    return audit(jobs, now_ms=now_ms, open_ms=HOUR_MS)
+
+
+def broken(*jobs: LedgerJob, after_ms: int = HOUR_MS) -> dict[str, tuple[str, ...]]:
+    return {each.name: each.broken for each in check(*jobs, after_ms=after_ms) if not each.holds}
+
+
+def figures(name: str, *jobs: LedgerJob) -> dict[str, int]:
+    (found,) = (each for each in check(*jobs) if name in each.name)
+    return dict(found.figures)
+
+
+def test_a_ledger_with_nothing_wrong_says_what_is_in_it() -> None:
+    jobs = (sold(1), sold(2), LedgerJob(make_job(3), (make_tranche(3),)))
+    assert broken(*jobs) == {}
+    assert broken() == {}
+    assert figures("charged", *jobs) == {"jobs": 2, "paid_msat": 2_000, "charged_msat": 2_000}
+    assert figures("limit", *jobs) == {"jobs": 3, "limit_msat": 15_000}
+    assert figures("one state", *jobs) == {"tranches": 3, "terminal": 2}
+    assert figures("serves two", *jobs) == {"payment_hashes": 3}
+    assert figures("without its payment", *jobs) == {"preimages": 2}
+    assert figures("without its preimage", *jobs) == {"payments": 2, "amount_msat": 2_000, "fee_msat": 6}
+    assert figures("older", *jobs) == {"open_jobs": 1, "open_tranches": 1, "oldest_s": 3_600}
+
+
+@pytest.mark.anyio
+async def test_what_two_machines_store_about_a_job_is_right_at_its_end() -> None:
+    pair = Pair(agreed=contract(tranche_units=8))
+    pair.start()
+    pair.settle()
+    ledger = MemoryLedger()
+    for effect in (effect for _, effect in pair.log if isinstance(effect, Store)):
+        await ledger.write(effect.records)
+    jobs = await ledger.find_jobs(JobQuery())
+    assert len(jobs) == 2
+    assert broken(*jobs, after_ms=10 * HOUR_MS) == {}
+
+
+FAULTS: dict[str, tuple[tuple[LedgerJob, ...], str, str]] = {
+    "another sum": (
+        (sold(amount_msat=AmountMsat(999)),),
+        "what was paid is what was charged",
+        "the client's job 00000001abababab was charged 1000 msat and paid 999 msat",
+    ),
+    "released and not charged": (
+        (replace(sold(), job=replace(sold().job, charged_msat=AmountMsat(0))),),
+        "what was paid is what was charged",
+        "was charged 0 msat and paid 1000 msat",
+    ),
+    "beyond the limit": (
+        (replace(sold(), job=replace(sold().job, maximum_msat=AmountMsat(999))),),
+        "no job costs more than its limit",
+        "has 1000 msat paid or on the way, of 999 at most",
+    ),
+    "a tranche twice": (
+        (
+            replace(
+                sold(), tranches=sold().tranches + sold(payment_hash=HASH, preimage=PREIMAGE, amount_msat=0).tranches
+            ),
+        ),
+        "each tranche is in one state",
+        "has tranche 0 2 times",
+    ),
+    "a payment hash twice": (
+        (sold(1), sold(2, payment_hash=sold(1).tranches[0].payment_hash, preimage=PREIMAGE + b"\x01")),
+        "no payment hash serves two tranches",
+        "the client's job 00000001abababab shares the payment hash of tranche 0",
+    ),
+    "a preimage without a payment": (
+        (sold(state=TrancheState.FAILED, preimage=PREIMAGE, payment_hash=HASH),),
+        "no preimage without its payment",
+        "has a preimage for tranche 0, which is failed",
+    ),
+    "a preimage of something else": (
+        (sold(preimage=b"\x00" * 32),),
+        "no preimage without its payment",
+        "that is not of its payment hash",
+    ),
+    "a payment without a preimage": (
+        (sold(preimage=None),),
+        "no payment of the client's side without its preimage",
+        "paid tranche 0 and has no preimage for it",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_was_broken_is_said_with_its_row(fault: str) -> None:
+    jobs, name, sentence = FAULTS[fault]
+    found = {rule: sentences for rule, sentences in broken(*jobs).items() if name in rule}
+    ((said, *_),) = found.values()
+    assert sentence in said
+    assert PREIMAGE.hex() not in str(broken(*jobs))
+
+
+def test_a_row_may_be_open_for_a_while_and_no_longer() -> None:
+    jobs = (
+        LedgerJob(make_job(1), ()),
+        LedgerJob(make_job(1, state=JobState.DONE), (make_tranche(1, state=TrancheState.UNKNOWN),)),
+    )
+    for job in jobs:
+        assert broken(job, after_ms=HOUR_MS) == {}
+        ((sentence,),) = broken(job, after_ms=HOUR_MS + 1).values()
+        assert job.job.state.value in sentence
+
+
+def test_nodes_may_be_paid_one_hash_by_many_and_need_no_preimage() -> None:
+    node = [LedgerJob(replace(job.job, side="node"), job.tranches) for job in (sold(1, preimage=None),) * 2]
+    assert all("payment hash" not in name and "preimage" not in name for name in broken(*node))
+
+
+def test_a_digest_changes_with_every_field_of_every_record() -> None:
+    records = (make_job(), make_tranche(preimage=PREIMAGE), make_evidence(plaintext="a"))
+    seen = {digest(records), digest(records[::-1]), digest(records[:2])}
+    count = len(seen)
+    for record in (make_job(), make_tranche()):
+        for each in fields(record):
+            value = getattr(record, each.name)
+            other = value + 1 if isinstance(value, int) else b"x" if each.name in ("preimage", "keys") else f"{value}x"
+            changed = JobState.DONE if isinstance(record, JobRecord) else TrancheState.PAID
+            seen.add(digest((replace(record, **{each.name: changed if each.name == "state" else other}),)))  # type: ignore[arg-type]  # any value will do
+            count += 1
+    seen.add(digest((replace(make_evidence(), plaintext="b"),)))
+    seen.add(digest((make_evidence(2, content="[]"),)))
+    assert len(seen) == count + 2
+    assert digest(records) == digest(iter(records))
+
+
+def test_the_records_of_jobs_come_in_an_order_that_can_be_written() -> None:
+    jobs = (sold(1), sold(2))
+    kinds = [type(record) for record in records_of(jobs)]
+    assert kinds == [JobRecord, TrancheRecord, JobRecord, TrancheRecord]
