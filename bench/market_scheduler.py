@@ -41,7 +41,7 @@ class _Market:
     """Columns, and the same as candidates."""
 
     def __init__(self, nodes: int) -> None:
-        chance = Random(nodes)  # noqa: S311 - the same market every time
+        chance = Random(nodes)
         self._events: dict[EventId, tuple[SignedOffer, SignedStatus]] = {}
         self.columns = MarketColumns(MODEL, "chat", self._events.__getitem__)
         self.standings: dict[PublicKey, Standing] = {}
@@ -121,7 +121,7 @@ def _node(number: int, chance: Random) -> tuple[SignedOffer, SignedStatus, Stand
     row = PriceRow(
         model=MODEL,
         job_types=("chat",),
-        unit=("token", "byte")[number % 2],  # type: ignore[arg-type]  # mypy takes the tuple's items for any str
+        unit=("token", "byte")[number % 2],
         per=1_000,
         input_msat=AmountMsat(chance.randrange(20, 60)),
         output_msat=AmountMsat(chance.randrange(80, 160)),

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relaymesh.market.column_arithmetic import Mask, Vector
-from relaymesh.market.eligibility import ceiling_of, examine_facts
+from relaymesh.market.column_arithmetic import UNITS, Mask, Vector
+from relaymesh.market.eligibility import ceiling_of, examine_facts, fits
 from relaymesh.market.facts import Facts
 from relaymesh.market.policy import Policy
+from relaymesh.market.pricing import ceiling_within
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.score import Terms
 from relaymesh.market.selection import (
     MAXIMUM_DRAWN,
     Examined,
-    draw,
+    draw_number,
     identity,
     near_equal_limit,
-    nearest_on_ring,
     rest_of,
     ring_start,
 )
@@ -80,18 +80,36 @@ def best_rows(
     while len(chosen) < count and left.any():
         band = _band(left, scores, scored.tiers, policy)
         near_equal_count = near_equal_count or len(band)
-        if len(band) > MAXIMUM_DRAWN:
-            distance = rings[scored.rows[band]] - np.uint64(ring_start(seed))  # wraps around, as the ring does
-            bound = np.partition(distance, MAXIMUM_DRAWN - 1)[MAXIMUM_DRAWN - 1]
-            band = band[distance <= bound]
-        drawn = [scored.examined(int(index), facts, request) for index in band]
-        kept = draw(nearest_on_ring(drawn, seed), seed)
-        chosen += kept[: count - len(chosen)]
-        if len(kept) < len(drawn):
-            names = {identity(one) for one in kept}
-            band = band[[identity(one) in names for one in drawn]]
-        left[band] = False
+        drawn = _draw(_nearest_on_ring(band, scored, facts, rings, seed), scored, facts, seed)
+        for number, index in drawn[: count - len(chosen)]:
+            chosen.append(scored.examined(index, facts, request)._replace(draw=number))
+        left[[index for _, index in drawn]] = False
     return chosen, near_equal_count
+
+
+def _draw(band: NDArray[np.intp], scored: Scored, facts: list[Facts], seed: bytes) -> list[tuple[str, int]]:
+    """Each member of a band after its draw, in the order of the draws."""
+    drawn = []
+    for index in band.tolist():
+        one = facts[scored.rows[index]]
+        drawn.append((draw_number(seed, one.offer_id), one.offer_id, one.position, index))
+    return [(number, index) for number, _, _, index in sorted(drawn)]
+
+
+def _nearest_on_ring(
+    band: NDArray[np.intp], scored: Scored, facts: list[Facts], rings: NDArray[np.uint64], seed: bytes
+) -> NDArray[np.intp]:
+    """At most `MAXIMUM_DRAWN` of a band."""
+    if len(band) <= MAXIMUM_DRAWN:
+        return band
+    distances = rings[scored.rows[band]] - np.uint64(ring_start(seed))  # wraps around, as the ring does
+    near = distances <= np.partition(distances, MAXIMUM_DRAWN - 1)[MAXIMUM_DRAWN - 1]
+    band = band[near]
+    if len(band) == MAXIMUM_DRAWN:
+        return band
+    places = zip(distances[near].tolist(), (facts[row] for row in scored.rows[band]), band.tolist(), strict=True)
+    ordered = sorted((distance, one.offer_id, one.position, index) for distance, one, index in places)
+    return np.array([index for _, _, _, index in ordered[:MAXIMUM_DRAWN]], np.intp)
 
 
 def _band(left: Mask, scores: Vector, tiers: Vector | None, policy: Policy) -> NDArray[np.intp]:
@@ -131,14 +149,22 @@ def tell_all(
     rows = scored.rows.tolist()
     tiers = [0] * len(rows) if scored.tiers is None else scored.tiers.tolist()
     terms = map(Terms._make, zip(*(term.tolist() for term in scored.terms), strict=True))
+    units = {unit: request.shape.units(unit) for unit in UNITS}
     eligible = [
-        Examined(facts[row], ceiling_of(facts[row], request), tier, each)
+        Examined(facts[row], ceiling_within(facts[row], units[facts[row].unit], request.budget_msat), tier, each)
         for row, tier, each in zip(rows, tiers, terms, strict=True)
     ]
     inside = set(rows)
+    fitting: dict[int, bool] = {}  # by identity: equal traits are one value here
     excluded = []
     for row, one in enumerate(facts):
-        if row not in inside and (found := examine_facts(one, request, now)) is not None:
+        if row in inside:
+            continue
+        traits_fit = fitting.get(id(one.traits))
+        if traits_fit is None:
+            traits_fit = fitting[id(one.traits)] = fits(one.traits, request)
+        found = examine_facts(one, request, now, traits_fit=traits_fit)
+        if found is not None:
             excluded.append(Examined(one, reason=found[0], detail=found[1]))
     excluded.sort(key=identity)
     assert len(eligible) + len(excluded) == len(facts)  # columns and single prices decide the same

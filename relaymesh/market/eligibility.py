@@ -64,9 +64,15 @@ def examine(
     return None if found is None else Exclusion(candidate, *found)
 
 
-def examine_facts(facts: Facts, request: BuyerRequest, now: Timestamp) -> tuple[Ineligibility, str] | None:
-    """The first reason that holds against a price, with its figures; None where it is eligible."""
-    for reason, test in _TESTS:
+def examine_facts(
+    facts: Facts, request: BuyerRequest, now: Timestamp, *, traits_fit: bool = False
+) -> tuple[Ineligibility, str] | None:
+    """The first reason that holds against a price, with its figures; None where it is eligible.
+
+    Args:
+        traits_fit: Whether it is known already that the price's traits fit the request.
+    """
+    for reason, test in _TESTS_BUT_TRAITS if traits_fit else _TESTS:
         detail = test(facts, request, now)
         if detail is not None:
             return reason, detail
@@ -238,3 +244,5 @@ _TESTS: Final[tuple[tuple[Ineligibility, _Test], ...]] = (
     (Ineligibility.DRAINING, _draining),
     (Ineligibility.BUSY, _busy),
 )
+
+_TESTS_BUT_TRAITS: Final = tuple(each for each in _TESTS if each[0] not in dict(_TRAIT_TESTS))

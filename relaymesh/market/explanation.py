@@ -42,8 +42,10 @@ class ExplanationRow(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object, keys in the order of its fields."""
-        terms = None if self.terms is None else self.terms._asdict()
-        return {**self._asdict(), "terms": terms, "standing": list(self.standing)}
+        told: dict[str, Any] = dict(zip(self._fields, self, strict=True))
+        if self.terms is not None:
+            told["terms"] = dict(zip(self.terms._fields, self.terms, strict=True))
+        return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,6 +256,11 @@ def ring_start(seed: bytes) -> int:
     return int.from_bytes(hashlib.sha256(seed).digest()[:8])
 
 
+def draw_number(seed: bytes, offer_id: EventId) -> str:
+    """SHA-256(seed ‖ offer id), in hex."""
+    return hashlib.sha256(seed + bytes.fromhex(offer_id)).hexdigest()
+
+
 def draw(band: Iterable[Examined], seed: bytes) -> list[Examined]:
     """A band in the order of SHA-256(seed ‖ offer id), each with its draw."""
     drawn = [one._replace(draw=hashlib.sha256(seed + bytes.fromhex(one.facts.offer_id)).hexdigest()) for one in band]
