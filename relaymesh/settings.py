@@ -75,6 +75,7 @@ class Client:
             clearly the best, and asks for quotes otherwise; `routed` lets `routers` ask nodes for bids, which `auto`
             does as well where there are some.
         routers: Routers to ask, by npub; their rankings are computed again and compared with the client's own.
+        policy: What counts among nodes: `balanced`, `cheapest`, `fastest` or `trusted`.
         maximum_router_fee_msat: The most that one ranking may cost; routers that want more are not paid.
         trusted: The keys (npub or hex) whose word about nodes counts: their assertions are followed.
         newcomer_msat: What a job may cost at a node that nobody has seen work; more with every job it serves.
@@ -87,6 +88,7 @@ class Client:
     maximum_pow_bits: int = 20
     way: Literal["auto", "directed", "open", "posted", "routed"] = "auto"
     routers: tuple[str, ...] = ()
+    policy: Literal["balanced", "cheapest", "fastest", "trusted"] = "balanced"
     maximum_router_fee_msat: int = 0
     trusted: tuple[str, ...] = ()
     newcomer_msat: int = 100_000

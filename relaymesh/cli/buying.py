@@ -2,14 +2,16 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relaymesh.errors import UsageError
+from relaymesh.errors import RemoteProtocolError, UsageError
 from relaymesh.units import MAXIMUM_INTEGER
 
 if TYPE_CHECKING:
+    from relaymesh.market.policy import Policy
+    from relaymesh.market.preferences import Preferences
     from relaymesh.roles.buying import Wanted
     from relaymesh.settings import Settings
 
@@ -28,6 +30,62 @@ OutputOption = Annotated[
 AuctionOption = Annotated[
     bool | None, typer.Option("--auction", help="Call on everybody for bids, instead of asking the best nodes.")
 ]
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", help="What counts among nodes: balanced, cheapest, fastest or trusted.")
+]
+PreferOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prefer",
+        help="A preference, NAME=VALUE, with the names that OpenRouter made known: order, only, ignore, sort, "
+        "max_price.prompt, allow_fallbacks, quantizations, data_collection, …; may be given several times.",
+    ),
+]
+
+
+def read_preference_options(given: list[str] | None) -> "Preferences":
+    """The preferences that were given as NAME=VALUE; lists are separated by commas, objects by a dot in the name.
+
+    Raises:
+        UsageError: One is unknown or of the wrong form.
+    """
+    from relaymesh.market.preferences import read_preferences
+
+    said: dict[str, Any] = {}
+    for each in given or ():
+        name, separator, value = each.partition("=")
+        if not separator:
+            raise UsageError(f"expected a preference as NAME=VALUE, got {each}")
+        outer, _, inner = name.partition(".")
+        read = _read_value(outer, value)
+        if inner:
+            part = said.setdefault(outer, {})
+            if not isinstance(part, dict):
+                raise UsageError(f"expected {outer} or its parts, got both")
+            part[inner] = read
+        else:
+            said[outer] = read
+    try:
+        return read_preferences(said)
+    except RemoteProtocolError as error:
+        raise UsageError(str(error)) from error
+
+
+def _read_value(name: str, value: str) -> Any:
+    if name in ("order", "only", "ignore", "quantizations"):
+        return [each.strip() for each in value.split(",") if each.strip()]
+    if value in ("true", "false"):
+        return value == "true"
+    return int(value) if value.isascii() and value.isdigit() else value
+
+
+def read_policy(name: str) -> "Policy":
+    """The policy of this name; UsageError when there is none."""
+    from relaymesh.market.policy import POLICIES
+
+    if name not in POLICIES:
+        raise UsageError(f"expected a policy among {', '.join(POLICIES)}, got {name}")
+    return POLICIES[name]
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -50,9 +108,16 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def wanted_chat(
-    prompt: str, settings: "Settings", *, model: str | None, max_msat: int | None, output_tokens: int | None
+    prompt: str,
+    settings: "Settings",
+    *,
+    model: str | None,
+    max_msat: int | None,
+    output_tokens: int | None,
+    policy: str | None = None,
+    prefer: list[str] | None = None,
 ) -> "Wanted":
-    """The chat completion that was asked for."""
+    """The chat completion that was asked for, and how nodes are to be chosen for it."""
     from pydantic import ValidationError
 
     from relaymesh.roles.buying import Wanted
@@ -68,6 +133,8 @@ def wanted_chat(
         output_tokens=tokens,
         capabilities=("stream",),
         maximum_pow_bits=settings.client.maximum_pow_bits,
+        policy=read_policy(policy or settings.client.policy),
+        preferences=read_preference_options(prefer),
     )
     try:
         wanted.to_request()

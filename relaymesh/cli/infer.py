@@ -4,7 +4,16 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import NOT_SERVED, AuctionOption, MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import (
+    NOT_SERVED,
+    AuctionOption,
+    MaximumOption,
+    ModelOption,
+    OutputOption,
+    PolicyOption,
+    PreferOption,
+    PromptArgument,
+)
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, clean_text, short_npub
@@ -22,13 +31,15 @@ def infer(
     max_msat: MaximumOption = None,
     output_tokens: OutputOption = None,
     auction: AuctionOption = None,
+    policy: PolicyOption = None,
+    prefer: PreferOption = None,
     relay: RelayOption = None,
     allow_private: PrivateOption = None,
     wallet: WalletOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Buy a chat completion from the node that sells it cheapest, and pay it over Lightning.
+    """Buy a chat completion from the node that is best for it, and pay it over Lightning.
 
     The answer goes to standard output, what it cost to standard error.
     """
@@ -41,7 +52,15 @@ def infer(
     buying = {"way": "open" if auction else None}
     settings = load_settings(config, {"network": network, "wallet": purse, "client": buying})
     text = read_prompt(prompt)
-    wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+    wanted = wanted_chat(
+        text,
+        settings,
+        model=model,
+        max_msat=max_msat,
+        output_tokens=output_tokens,
+        policy=policy,
+        prefer=prefer,
+    )
     run(lambda: _buy(settings, wanted, as_json))
 
 

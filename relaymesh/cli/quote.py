@@ -4,7 +4,16 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from relaymesh.cli.buying import NOT_SERVED, AuctionOption, MaximumOption, ModelOption, OutputOption, PromptArgument
+from relaymesh.cli.buying import (
+    NOT_SERVED,
+    AuctionOption,
+    MaximumOption,
+    ModelOption,
+    OutputOption,
+    PolicyOption,
+    PreferOption,
+    PromptArgument,
+)
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, short_npub
@@ -25,6 +34,8 @@ def quote(
     max_msat: MaximumOption = None,
     output_tokens: OutputOption = None,
     auction: AuctionOption = None,
+    policy: PolicyOption = None,
+    prefer: PreferOption = None,
     relay: RelayOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -41,7 +52,15 @@ def quote(
         config, {"network": {"relays": relay or None}, "client": {"way": "open" if auction else None}}
     )
     text = read_prompt(prompt)
-    wanted = wanted_chat(text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens)
+    wanted = wanted_chat(
+        text,
+        settings,
+        model=model,
+        max_msat=max_msat,
+        output_tokens=output_tokens,
+        policy=policy,
+        prefer=prefer,
+    )
 
     async def command() -> int:
         answer = await _ask(settings, wanted)
@@ -61,7 +80,12 @@ async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
     from relaymesh.roles.negotiation import collect_quotes
 
     async with open_market(settings) as (market, relays):
-        selection = await market.wait_for_choice(wanted.to_request(), settings.client.discovery_seconds)
+        selection = await market.wait_for_choice(
+            wanted.to_request(),
+            settings.client.discovery_seconds,
+            policy=wanted.counting,
+            count=wanted.preferences.count(settings.client.candidates),
+        )
         if not market.is_in_view:
             raise RelayError(market.unreachable)
         way: Way = "open" if settings.client.way == "open" else "directed"

@@ -4,6 +4,7 @@ Failing over is transparent only before the first output; after it the partial r
 arrived, and whoever asked decides what to do about the rest.
 """
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
@@ -16,6 +17,8 @@ from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived
 from relaymesh.machines.records import JobState
 from relaymesh.market.explanation import explain
+from relaymesh.market.policy import BALANCED, Policy
+from relaymesh.market.preferences import NO_PREFERENCES, Preferences
 from relaymesh.market.pricing import price_ceiling
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
@@ -33,6 +36,12 @@ BYTES_PER_TOKEN: Final = 2
 """A low guess, so that an estimate in tokens is rather too high."""
 LONGEST_TOKEN_BYTES: Final = 8
 """A high guess, so that the bytes foreseen for so many tokens suffice."""
+LIKELY_BYTES_PER_TOKEN: Final = 4
+"""What most text comes to; choices are made by what a job is likely to cost."""
+LIKELY_OUTPUT: Final = 2
+"""Of the most output that is wanted, most jobs need one part in so many."""
+ORDINARY_PARAMETERS: Final = frozenset(("messages", "prompt", "input", "model", "max_tokens", "stream"))
+"""What every row takes without saying so."""
 ATTEMPTS: Final = 3
 LONGEST_RETRY_MS: Final = 10_000
 """Whoever is busy for longer than this is not waited for."""
@@ -51,6 +60,8 @@ class Wanted:
         maximum_msat: The most it may cost.
         allow: The only nodes to deal with; None for all.
         ignore: Nodes not to deal with.
+        policy: What counts, and for how much.
+        preferences: What else the buyer says about nodes.
     """
 
     job_type: JobType
@@ -63,6 +74,13 @@ class Wanted:
     allow: frozenset[PublicKey] | None = None
     ignore: frozenset[PublicKey] = frozenset()
     maximum_pow_bits: int = 20
+    policy: Policy = BALANCED
+    preferences: Preferences = NO_PREFERENCES
+
+    @property
+    def counting(self) -> Policy:
+        """What counts in the end: what the preferences sort by or, where they do not, the policy."""
+        return self.preferences.policy(self.policy)
 
     def to_request(self) -> BuyerRequest:
         """What is asked of the market: the shape of the job, not the job."""
@@ -73,7 +91,14 @@ class Wanted:
             output_tokens=self.output_tokens,
             output_bytes=self.output_tokens * LONGEST_TOKEN_BYTES,
         )
-        return BuyerRequest(
+        likely_tokens = -(-self.output_tokens // LIKELY_OUTPUT)
+        estimate = JobShape(
+            input_tokens=size // LIKELY_BYTES_PER_TOKEN + 1,
+            input_bytes=size,
+            output_tokens=likely_tokens,
+            output_bytes=likely_tokens * LIKELY_BYTES_PER_TOKEN,
+        )
+        request = BuyerRequest(
             model=self.model,
             job_type=self.job_type,
             shape=shape,
@@ -83,7 +108,16 @@ class Wanted:
             allow=self.allow,
             ignore=self.ignore,
             maximum_pow_bits=self.maximum_pow_bits,
+            estimate=estimate,
         )
+        return self.preferences.narrow(request, self._parameters())
+
+    def _parameters(self) -> tuple[str, ...]:
+        """The parameters of the body beyond what every job of this kind has, by name."""
+        if not self.preferences.require_parameters:
+            return ()
+        body = json.loads(self.body)
+        return tuple(name for name in body if name not in ORDINARY_PARAMETERS) if isinstance(body, dict) else ()
 
     def to_order(self, row: PriceRow, maximum_msat: AmountMsat) -> JobOrder:
         """The job itself, for the node that sells it under this row."""
@@ -178,9 +212,11 @@ async def buy(
         raise UsageError(f"a job's body must be at most {MAXIMUM_BODY_BYTES} bytes, this one has {size}; shorten it")
     watching = watcher or SilentWatcher()
     attempts = _Attempts()
-    for attempt in range(ATTEMPTS):
+    counting, attempts_allowed = wanted.counting, wanted.preferences.count(ATTEMPTS)
+    for attempt in range(attempts_allowed):
         request = replace(wanted, ignore=wanted.ignore | attempts.ignored).to_request()
-        selection = await client.wait_for_choice(request)
+        count = wanted.preferences.count(client.candidates)
+        selection = await client.wait_for_choice(request, policy=counting, count=count)
         watching.chose(selection)
         if not selection.chosen:
             nothing = explain(selection).sentence() if client.market.is_in_view else client.market.unreachable
@@ -195,7 +231,7 @@ async def buy(
             bought = await _run(session, wanted, deliver, attempts)
             if bought is not None:
                 return bought
-        if attempt + 1 < ATTEMPTS:
+        if attempt + 1 < attempts_allowed:
             await attempts.wait_for_room(selection)
     return Bought(None, None, attempts.tried[-1][1], tuple(attempts.tried))
 

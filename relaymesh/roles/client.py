@@ -16,6 +16,7 @@ from relaymesh.machines.client_session import ClientSession
 from relaymesh.machines.opening_events import OpeningFailed, OpeningSettings, RouterAnswered, SessionAgreed
 from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.market.bids import Way, choose_way
+from relaymesh.market.policy import BALANCED, Policy
 from relaymesh.market.probation import RouterRecord
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
@@ -105,9 +106,17 @@ class Client:
         self._tasks.cancel_scope.cancel()
         return await self._stack.__aexit__(error_type, error, trace)
 
-    async def wait_for_choice(self, request: BuyerRequest) -> Selection:
+    async def wait_for_choice(
+        self, request: BuyerRequest, *, policy: Policy = BALANCED, count: int | None = None
+    ) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""
-        return await self.market.wait_for_choice(request, self._settings.discovery_seconds)
+        seconds = self._settings.discovery_seconds
+        return await self.market.wait_for_choice(request, seconds, policy=policy, count=count)
+
+    @property
+    def candidates(self) -> int:
+        """How many nodes are asked for a quote."""
+        return self._settings.candidates
 
     async def open_session(
         self,

@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup
 
 from relaymesh.market.directory import Directory
 from relaymesh.market.omissions import Omissions, RelayReport
+from relaymesh.market.policy import BALANCED, Policy
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection
 from relaymesh.market.standing import Standings
@@ -129,26 +130,45 @@ class MarketView:
                     self._omissions.replaced(address)  # it has ended by itself, which no event tells
         return self._omissions.reports()
 
-    def select(self, request: BuyerRequest, seed: bytes | None = None) -> Selection:
+    def select(
+        self,
+        request: BuyerRequest,
+        seed: bytes | None = None,
+        *,
+        policy: Policy = BALANCED,
+        count: int | None = None,
+    ) -> Selection:
         """Choose among the nodes now in view, with a reason for everyone left out.
+
+        Args:
+            policy: What counts, and for how much.
+            count: How many nodes; None for as many as this view was made for.
 
         Raises:
             UsageError: Our clock is not the relays': it would make every choice and every request a wrong one.
         """
         check_clock(self._relays.clock_offsets)
-        chosen_seed, now = seed if seed is not None else token_bytes(32), self.clock().timestamp
+        now = self.clock().timestamp
         if self.experience is not None:
             self.experience.tell(self.directory, now)
-        return self.directory.select(request, seed=chosen_seed, count=self._candidates, now=now)
+        return self.directory.select(
+            request,
+            seed=seed if seed is not None else token_bytes(32),
+            count=count or self._candidates,
+            now=now,
+            policy=policy,
+        )
 
-    async def wait_for_choice(self, request: BuyerRequest, seconds: float) -> Selection:
+    async def wait_for_choice(
+        self, request: BuyerRequest, seconds: float, *, policy: Policy = BALANCED, count: int | None = None
+    ) -> Selection:
         """Choose as soon as every relay has told what it has and somebody can serve, or when the wait is over."""
         with anyio.move_on_after(seconds):
             while True:
-                if self.is_complete and (selection := self.select(request)).chosen:
+                if self.is_complete and (selection := self.select(request, policy=policy, count=count)).chosen:
                     return selection
                 await self._changed.wait()
-        return self.select(request)
+        return self.select(request, policy=policy, count=count)
 
     async def _follow(self) -> None:
         async with self._relays.subscribe((MARKET_FILTER,), with_carriers=True) as deliveries:
