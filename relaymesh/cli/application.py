@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from relaymesh.cli.demo import demo
+from relaymesh.cli.explain import explain
 from relaymesh.cli.fraud import fraud_commands
 from relaymesh.cli.infer import infer
 from relaymesh.cli.keys import key_commands
@@ -51,6 +52,7 @@ application.command("demo", short_help="Run a whole market on this machine, and 
 application.command("offers", short_help="Show who offers what, and who has room.")(offers)
 application.command("traffic", short_help="Show the market's messages as they pass.")(traffic)
 application.command("quote", short_help="Ask the best nodes for binding quotes.")(quote)
+application.command("explain", short_help="Show which nodes would be asked, and why.")(explain)
 application.command("infer", short_help="Buy an answer, and pay it over Lightning.")(infer)
 application.command("manifest", short_help="Say what a machine can do, from a file.")(manifest)
 for name, commands in {

@@ -46,6 +46,14 @@ _FIELDS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Percentiles:
+    """A figure that is preferred for half of the jobs, and for 90 of 100; None where nothing is."""
+
+    p50: int | None = None
+    p90: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Preferences:
     """What a buyer says about providers; nothing by default.
 
@@ -72,8 +80,8 @@ class Preferences:
     require_parameters: bool = False
     quantizations: tuple[str, ...] = ()
     data_collection: DataCollection = "allow"
-    preferred_max_latency_ms: Mapping[str, int] = MappingProxyType({})
-    preferred_min_throughput_per_1000s: Mapping[str, int] = MappingProxyType({})
+    preferred_max_latency_ms: Percentiles = Percentiles()
+    preferred_min_throughput_per_1000s: Percentiles = Percentiles()
 
     def narrow(self, request: BuyerRequest, parameters: Sequence[str] = ()) -> BuyerRequest:
         """The request with these preferences.
@@ -95,10 +103,10 @@ class Preferences:
             maximum_price=self.max_price or request.maximum_price,
             quantizations=self.quantizations or request.quantizations,
             data_collection="deny" if self.data_collection == "deny" else request.data_collection,
-            preferred_first_output_ms=latency.get("p50", request.preferred_first_output_ms),
-            preferred_slow_first_output_ms=latency.get("p90", request.preferred_slow_first_output_ms),
-            preferred_units_per_1000s=throughput.get("p50", request.preferred_units_per_1000s),
-            preferred_slow_units_per_1000s=throughput.get("p90", request.preferred_slow_units_per_1000s),
+            preferred_first_output_ms=_first(latency.p50, request.preferred_first_output_ms),
+            preferred_slow_first_output_ms=_first(latency.p90, request.preferred_slow_first_output_ms),
+            preferred_units_per_1000s=_first(throughput.p50, request.preferred_units_per_1000s),
+            preferred_slow_units_per_1000s=_first(throughput.p90, request.preferred_slow_units_per_1000s),
         )
 
     def policy(self, otherwise: Policy) -> Policy:
@@ -194,11 +202,13 @@ def _ceiling(said: Any) -> PriceCeiling | None:
     )
 
 
-def _percentiles(name: str, said: Any) -> Mapping[str, int]:
+def _first(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one
+
+
+def _percentiles(name: str, said: Any) -> Percentiles:
     figures = said if isinstance(said, Mapping) else {"p50": said}
     unknown = sorted(set(figures) - set(PERCENTILES))
     if unknown:
         raise RemoteProtocolError(f"{name} is known for p50 and p90 only, not for {unknown[0]}")
-    return MappingProxyType(
-        {each: _whole(f"{name}.{each}", value, MAXIMUM_QUANTITY) for each, value in figures.items()}
-    )
+    return Percentiles(**{each: _whole(f"{name}.{each}", value, MAXIMUM_QUANTITY) for each, value in figures.items()})

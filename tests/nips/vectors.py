@@ -14,7 +14,15 @@ from relaymesh.protocol.metering import commit_to_payment
 from relaymesh.protocol.session_codec import compute_job_id
 from relaymesh.protocol.session_messages import JobId, SealedMessage
 from relaymesh.units import Timestamp
-from tests.nips import example_job, example_market, examples, fraud_vectors, ranking_vectors, reputation_vectors
+from tests.nips import (
+    example_job,
+    example_market,
+    examples,
+    fraud_vectors,
+    ranking_vectors,
+    reputation_vectors,
+    scheduler_vectors,
+)
 from tests.nips.contents import CONTENTS
 from tests.nips.example_market import BODY, NODE, SESSION_ID
 
@@ -166,6 +174,7 @@ def files() -> dict[str, Any]:
         "content.json": content_vectors(),
         "reputation.json": reputation_vectors.build(),
         "ranking.json": ranking_vectors.build(),
+        "scheduler.json": scheduler_vectors.build(),
         "fraud.json": fraud_vectors.fraud_vectors(),
         "stake.json": fraud_vectors.stake_vectors(),
     }
