@@ -70,14 +70,15 @@ def explain(
         prefer=prefer,
     )
 
-    async def command() -> int:
-        selection = await _choose(settings, wanted)
-        if save is not None:
-            _save(selection, save)
-        _show(selection, as_json)
-        return 0 if selection.chosen else NOT_SERVED
+    run(lambda: _explain(settings, wanted, save, as_json))
 
-    run(command)
+
+async def _explain(settings: "Settings", wanted: "Wanted", save: Path | None, as_json: bool) -> int:
+    selection = await _choose(settings, wanted)
+    if save is not None:
+        _save(selection, save)
+    _show(selection, as_json)
+    return 0 if selection.chosen else NOT_SERVED
 
 
 async def _choose(settings: "Settings", wanted: "Wanted") -> "Selection":

@@ -53,13 +53,7 @@ def infer(
     settings = load_settings(config, {"network": network, "wallet": purse, "client": buying})
     text = read_prompt(prompt)
     wanted = wanted_chat(
-        text,
-        settings,
-        model=model,
-        max_msat=max_msat,
-        output_tokens=output_tokens,
-        policy=policy,
-        prefer=prefer,
+        text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens, policy=policy, prefer=prefer
     )
     run(lambda: _buy(settings, wanted, as_json))
 

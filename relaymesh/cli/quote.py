@@ -53,13 +53,7 @@ def quote(
     )
     text = read_prompt(prompt)
     wanted = wanted_chat(
-        text,
-        settings,
-        model=model,
-        max_msat=max_msat,
-        output_tokens=output_tokens,
-        policy=policy,
-        prefer=prefer,
+        text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens, policy=policy, prefer=prefer
     )
 
     async def command() -> int:

@@ -22,7 +22,7 @@ def units(shape: dict[str, int], unit: str) -> tuple[int, int]:
 def cost(row: dict[str, Any], shape: dict[str, int]) -> int:
     taken, given = units(shape, row["unit"])
     amount = taken * row["input_msat"] + given * row["output_msat"]
-    return max(int(row["minimum_msat"]), (amount + int(row["per"]) - 1) // int(row["per"]))
+    return max(int(row["minimum_msat"]), -(-int(amount) // int(row["per"])))
 
 
 def posterior(standing: dict[str, Any]) -> tuple[int, int]:
