@@ -18,6 +18,10 @@ from tests.house.generate import commands
 WRONG: dict[str, tuple[list[str], str]] = {
     "no relay": (["offers"], "no relay answers"),
     "no relay to quote from": (["quote", "hello"], "no relay answers"),
+    "no relay to explain from": (["explain", "hello"], "no relay answers"),
+    "a policy nobody has": (["quote", "hello", "--policy", "nicest"], "balanced"),
+    "a preference nobody has": (["quote", "hello", "--prefer", "zdr=true"], "zdr"),
+    "a choice that is not there": (["explain", "--replay", "absent.json"], "absent.json"),
     "no wallet": (["infer", "hello"], "no wallet is connected"),
     "no wallet to look into": (["wallet", "balance"], "no wallet is connected"),
     "a wallet to look into that is not there": (

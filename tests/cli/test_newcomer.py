@@ -67,6 +67,10 @@ def test_a_newcomer_gets_an_answer_and_evidence_and_nothing_leaks(evening: Eveni
         assert quotes and quotes[0]["max_msat"] > 0
         bids = json.loads(buyer.run("quote", "--auction", "hello", "--json").stdout)["quotes"]
         assert [(bid["node"], bid["max_msat"]) for bid in bids] == [(quotes[0]["node"], quotes[0]["max_msat"])]
+        explained = json.loads(buyer.run("explain", "hello", "--save", "choice.json", "--json").stdout)
+        assert [row["node"] for row in explained["rows"] if row["chosen"]] == [quotes[0]["node"]]
+        again = buyer.run("explain", "--replay", "choice.json", "--json")
+        assert again.returncode == 0 and json.loads(again.stdout) == explained
         refused = buyer.run("infer", "hello")
         assert refused.returncode == 2 and "private" in refused.stderr
         ran = buyer.run("infer", "--allow-private", "--json", f"What is RelayMesh? {CANARY}")
