@@ -1,7 +1,8 @@
 """Experience: what a reader has learnt about nodes, kept up to date from its ledger, its jobs and those it trusts.
 
 Nothing is kept beside the ledger: what own jobs say is read from their rows and receipts at the start. Of the keys that
-the reader trusts their assertions are followed, and the receipts that these stand by are fetched by id (RM-05).
+the reader trusts their assertions are followed, and the receipts that these stand by are fetched by id; of everybody,
+fraud proofs, since a proof needs no trust (RM-05).
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,8 +18,10 @@ from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.records import EvidenceRecord, JobRecord
 from relaymesh.market.capability import slowest_claim
 from relaymesh.market.directory import Directory
+from relaymesh.market.fraud import Verdict, decide
 from relaymesh.market.probation import NEWCOMER_MSAT
 from relaymesh.market.reputation import HOUR_SECONDS, MAXIMUM_SUBJECTS, Reputation
+from relaymesh.market.stake_book import StakeBook
 from relaymesh.market.standing import Standing
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.nostr.filters import Filter
@@ -27,9 +30,13 @@ from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery, Ledger
 from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.protocol.assertion import read_assertion
+from relaymesh.protocol.codec import TOPIC
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.evidence import SignedReceipt, read_receipt
+from relaymesh.protocol.fraud_proof import read_fraud_proof
+from relaymesh.protocol.lightning_message import recover_signer
 from relaymesh.protocol.refusal import Refusal, RefusalCode
+from relaymesh.protocol.stake import read_stake
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
 from relaymesh.units import AmountMsat, Timestamp
@@ -41,6 +48,12 @@ MAXIMUM_WANTED: Final = 256
 FETCH_SECONDS: Final = 10
 TOLD_AT_ONCE: Final = 500
 """So many standings are put into the directory before one choice."""
+RECALLED_PROOFS: Final = 100
+"""So many of the newest fraud proofs are read at the start."""
+PROOFS_PER_SECOND: Final = 50
+"""So many fraud proofs are decided in a second, since each takes a millisecond; those beyond are not looked at."""
+WEIGHED_SECONDS: Final = 60
+"""So often stakes are weighed again, since they decay."""
 _BUSY: Final = frozenset({RefusalCode.BUSY, RefusalCode.DRAINING})
 
 
@@ -67,6 +80,9 @@ class Experience:
         self._told: tuple[Standing, int] | None = None
         self._machines: dict[PublicKey, None] = {}
         self._stale: dict[PublicKey, None] = {}
+        self._stakes = StakeBook(recover_signer)
+        self._weighed_at: Timestamp | None = None
+        self._decided = (Timestamp(0), 0)
 
     async def recall(self, ledger: Ledger) -> None:
         """Book the newest jobs of the client's ledger."""
@@ -93,12 +109,46 @@ class Experience:
                     self.reputation.add_receipt(read_receipt(event, verify), now)
                 case Kind.REPUTATION_ASSERTION:
                     return self.reputation.add_assertion(read_assertion(event), now)
+                case Kind.FRAUD_PROOF if self._may_decide(now):
+                    self.take_fraud_proof(event, now)
+                case Kind.STAKE_COMMITMENT:
+                    self._stakes.place(read_stake(event))
+                case Kind.MANIFEST:
+                    self._note_manifest(event.public_key)
         except RemoteProtocolError:
             return ()  # it says nothing
         return ()
 
-    def note_manifest(self, author: PublicKey) -> None:
-        """A manifest of this key came or went: it may change what is expected of it."""
+    def take_fraud_proof(self, event: VerifiedEvent, now: Timestamp) -> Verdict:
+        """Decide a fraud proof (8772), and hold it against the accused if it proves something that was not known.
+
+        Raises:
+            RemoteProtocolError: It is not a valid fraud proof.
+        """
+        verdict = decide(read_fraud_proof(event).proof, verify)
+        if self._stakes.convict(verdict):
+            at = min(event.created_at, now)
+            self.reputation.add_fraud(verdict.accused, verdict.claim, verdict.key, event.id, at)
+            self._weighed_at = None
+        return verdict
+
+    def stake_units(self, key: PublicKey, now: Timestamp) -> int:
+        """What a key has at stake, as far as it counts; weighed anew once a minute, and when fraud was proven."""
+        self._weigh(now)
+        return self._stakes.units(key)
+
+    def _weigh(self, now: Timestamp) -> None:
+        if self._weighed_at is None or now >= self._weighed_at + WEIGHED_SECONDS:
+            self._stale.update(dict.fromkeys(self._stakes.weigh(now)))
+            self._weighed_at = now
+
+    def _may_decide(self, now: Timestamp) -> bool:
+        second, decided = self._decided
+        self._decided = (now, 1 if second != now else decided + 1)
+        return self._decided[1] <= PROOFS_PER_SECOND
+
+    def _note_manifest(self, author: PublicKey) -> None:
+        """A manifest of this key came: it may change what is expected of it."""
         if len(self._machines) < MAXIMUM_SUBJECTS:
             self._machines[author] = None
         self._stale[author] = None
@@ -108,6 +158,7 @@ class Experience:
 
         What changes with time alone is put there once an hour, some nodes at a time.
         """
+        self._weigh(now)
         newcomer, hour = self.reputation.newcomer(now), now // HOUR_SECONDS
         if (newcomer, hour) != self._told:
             self._stale.update(dict.fromkeys((*self.reputation.subjects, *self._machines)))
@@ -124,14 +175,17 @@ class Experience:
         manifests = directory.manifests(node, now)
         stated = [each.manifest for each in manifests if model is None or each.manifest.find_benchmark(model)]
         manifest = min(stated, key=slowest_claim, default=manifests[0].manifest if manifests else None)
-        return self.reputation.standing(node, now, model=model, manifest=manifest)
+        units = self.stake_units(node, now)
+        return self.reputation.standing(node, now, model=model, manifest=manifest, stake_units=units)
 
     async def follow(self, relays: Relays, clock: Clock) -> None:
-        """Follow what the trusted keys assert, and fetch the receipts they stand by; ends at once if there are none."""
-        if not self._trusted:
-            return
-        assertions = Filter(kinds=(Kind.REPUTATION_ASSERTION,), authors=self._trusted)
-        async with relays.subscribe((assertions,)) as deliveries, anyio.create_task_group() as tasks:
+        """Follow fraud proofs, and what the trusted keys assert; fetch the receipts that these stand by."""
+        filters: tuple[Filter, ...] = (
+            Filter(kinds=(Kind.FRAUD_PROOF,), tags=(("t", (TOPIC,)),), limit=RECALLED_PROOFS),
+        )
+        if self._trusted:
+            filters += (Filter(kinds=(Kind.REPUTATION_ASSERTION,), authors=self._trusted),)
+        async with relays.subscribe(filters) as deliveries, anyio.create_task_group() as tasks:
             async for delivery in deliveries:
                 with Contained("experience"):
                     if isinstance(delivery, Delivered):

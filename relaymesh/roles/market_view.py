@@ -204,8 +204,8 @@ class MarketView:
             address = self.directory.address_of(event.id)
             if address is not None:
                 self._omissions.placed(url, address, event.id, event.created_at, now)
-            if self.experience is not None and event.kind == Kind.MANIFEST:
-                self.experience.note_manifest(event.public_key)
+            if self.experience is not None and event.kind in (Kind.MANIFEST, Kind.STAKE_COMMITMENT):
+                self.experience.take(event, now)
             self._tell()
         else:
             self._note_carrier(url, event.id)
