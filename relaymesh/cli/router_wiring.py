@@ -77,6 +77,7 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
     from relaymesh.roles.experience import Experience
     from relaymesh.roles.market_view import MarketView
     from relaymesh.roles.router import Router, RouterSettings, RouterTools
+    from relaymesh.roles.router_evidence import ROUTER_EXPERIENCE
 
     chosen = settings.router
     _check(settings)
@@ -92,7 +93,7 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger(settings, "router"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
-        believed = replace(experience_settings(settings), newcomer_msat=None)  # it risks no money of its own
+        believed = replace(ROUTER_EXPERIENCE, trusted=experience_settings(settings).trusted)
         view = MarketView(relays, system_clock, experience=Experience(believed))
         market = await stack.enter_async_context(view)
         presented = RouterSettings(

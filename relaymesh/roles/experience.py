@@ -5,7 +5,7 @@ the reader trusts their assertions are followed, and the receipts that these sta
 fraud proofs, since a proof needs no trust (RM-05).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -48,12 +48,10 @@ MAXIMUM_WANTED: Final = 256
 FETCH_SECONDS: Final = 10
 TOLD_AT_ONCE: Final = 500
 """So many standings are put into the directory before one choice."""
-RECALLED_PROOFS: Final = 100
-"""So many of the newest fraud proofs are read at the start."""
 PROOFS_PER_SECOND: Final = 50
 """So many fraud proofs are decided in a second, since each takes a millisecond; those beyond are not looked at."""
 WEIGHED_SECONDS: Final = 60
-"""So often stakes are weighed again, since they decay."""
+"""So often stakes are weighed again, since they decay; those that come are weighed within a second."""
 _BUSY: Final = frozenset({RefusalCode.BUSY, RefusalCode.DRAINING})
 
 
@@ -64,24 +62,33 @@ class ExperienceSettings:
     Args:
         trusted: The keys whose word it takes, with their weights in thousandths.
         newcomer_msat: What the first job with a node may cost that nobody has seen work; None sets no limit.
+        recalled_proofs: So many of the newest fraud proofs are read at the start, and those that come are followed; 0
+            follows none.
     """
 
     trusted: Mapping[PublicKey, int] = field(default_factory=dict)
     newcomer_msat: AmountMsat | None = NEWCOMER_MSAT
+    recalled_proofs: int = 100
 
 
 class Experience:
-    """One reader's reputation of nodes, with what feeds it."""
+    """One reader's reputation of nodes, with what feeds it.
+
+    Attributes:
+        reputation: What is held.
+        on_fraud: Told of every fraud that is proven and was not known, with the id of its proof.
+    """
 
     def __init__(self, settings: ExperienceSettings | None = None) -> None:
         chosen = settings or ExperienceSettings()
         self.reputation = Reputation(chosen.trusted, newcomer_msat=chosen.newcomer_msat)
-        self._trusted = tuple(sorted(chosen.trusted))
+        self.on_fraud: Callable[[Verdict, EventId], None] = lambda verdict, proof: None
+        self._trusted, self._recalled_proofs = tuple(sorted(chosen.trusted)), chosen.recalled_proofs
         self._told: tuple[Standing, int] | None = None
         self._machines: dict[PublicKey, None] = {}
         self._stale: dict[PublicKey, None] = {}
         self._stakes = StakeBook(recover_signer)
-        self._weighed_at: Timestamp | None = None
+        self._weigh_at = Timestamp(0)
         self._decided = (Timestamp(0), 0)
 
     async def recall(self, ledger: Ledger) -> None:
@@ -113,6 +120,7 @@ class Experience:
                     self.take_fraud_proof(event, now)
                 case Kind.STAKE_COMMITMENT:
                     self._stakes.place(read_stake(event))
+                    self._weigh_at = min(self._weigh_at, Timestamp(now + 1))
                 case Kind.MANIFEST:
                     self._note_manifest(event.public_key)
         except RemoteProtocolError:
@@ -129,7 +137,8 @@ class Experience:
         if self._stakes.convict(verdict):
             at = min(event.created_at, now)
             self.reputation.add_fraud(verdict.accused, verdict.claim, verdict.key, event.id, at)
-            self._weighed_at = None
+            self._weigh_at = now
+            self.on_fraud(verdict, event.id)
         return verdict
 
     def stake_units(self, key: PublicKey, now: Timestamp) -> int:
@@ -138,9 +147,9 @@ class Experience:
         return self._stakes.units(key)
 
     def _weigh(self, now: Timestamp) -> None:
-        if self._weighed_at is None or now >= self._weighed_at + WEIGHED_SECONDS:
+        if now >= self._weigh_at:
             self._stale.update(dict.fromkeys(self._stakes.weigh(now)))
-            self._weighed_at = now
+            self._weigh_at = Timestamp(now + WEIGHED_SECONDS)
 
     def _may_decide(self, now: Timestamp) -> bool:
         second, decided = self._decided
@@ -180,12 +189,15 @@ class Experience:
 
     async def follow(self, relays: Relays, clock: Clock) -> None:
         """Follow fraud proofs, and what the trusted keys assert; fetch the receipts that these stand by."""
-        filters: tuple[Filter, ...] = (
-            Filter(kinds=(Kind.FRAUD_PROOF,), tags=(("t", (TOPIC,)),), limit=RECALLED_PROOFS),
-        )
+        filters: list[Filter] = []
+        if self._recalled_proofs:
+            proofs = Filter(kinds=(Kind.FRAUD_PROOF,), tags=(("t", (TOPIC,)),), limit=self._recalled_proofs)
+            filters.append(proofs)
         if self._trusted:
-            filters += (Filter(kinds=(Kind.REPUTATION_ASSERTION,), authors=self._trusted),)
-        async with relays.subscribe(filters) as deliveries, anyio.create_task_group() as tasks:
+            filters.append(Filter(kinds=(Kind.REPUTATION_ASSERTION,), authors=self._trusted))
+        if not filters:
+            return
+        async with relays.subscribe(tuple(filters)) as deliveries, anyio.create_task_group() as tasks:
             async for delivery in deliveries:
                 with Contained("experience"):
                     if isinstance(delivery, Delivered):

@@ -7,15 +7,15 @@ proven, stakes and manifests. From these it makes standings for its rankings, as
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
 import structlog
 
 from relaymesh.errors import RelayError, RemoteProtocolError
-from relaymesh.market.fraud import Verdict, decide
-from relaymesh.market.stake_book import MAXIMUM_FRAUDS, StakeBook
+from relaymesh.market.fraud import Verdict
+from relaymesh.market.stake_book import MAXIMUM_FRAUDS
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair, verify
@@ -25,21 +25,20 @@ from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.protocol.assertion import build_assertion_event
 from relaymesh.protocol.codec import TOPIC
 from relaymesh.protocol.evidence import read_receipt
-from relaymesh.protocol.fraud_proof import read_fraud_proof
-from relaymesh.protocol.lightning_message import recover_signer
 from relaymesh.protocol.slash import build_slash, make_slash
-from relaymesh.protocol.stake import read_stake
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.driver import Clock
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.units import Timestamp
 
-EVIDENCE_FILTER: Final = Filter(kinds=(Kind.RECEIPT, Kind.FRAUD_PROOF, Kind.STAKE_COMMITMENT), tags=(("t", (TOPIC,)),))
+EVIDENCE_FILTER: Final = Filter(kinds=(Kind.RECEIPT, Kind.FRAUD_PROOF), tags=(("t", (TOPIC,)),))
 PAUSE_SECONDS: Final = 60
 """So often assertions and slashes are published, and stakes weighed again, since they decay."""
 PUBLISHED_AT_ONCE: Final = 100
 """So many are published in one pause: relays limit what an address may publish."""
+ROUTER_EXPERIENCE: Final = ExperienceSettings(newcomer_msat=None, recalled_proofs=0)
+"""A router risks no money of its own, and takes in every fraud proof itself."""
 MAXIMUM_ASSERTED: Final = 100_000
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +67,10 @@ class RouterEvidence:
     def __init__(
         self, relays: Relays, market: MarketView, key: KeyPair, ledger: Ledger, clock: Clock, assertion_seconds: int
     ) -> None:
-        self._experience = market.experience or Experience(ExperienceSettings(newcomer_msat=None))
+        if market.experience is None:
+            market.experience = Experience(ROUTER_EXPERIENCE)
+        self._experience = market.experience
+        self._experience.on_fraud = self._note_fraud
         self.reputation = self._experience.reputation
         self.on_assertion: Callable[[PublicKey, VerifiedEvent], None] = lambda node, event: None
         self.refused = 0
@@ -76,8 +78,6 @@ class RouterEvidence:
         self._assertion_seconds = assertion_seconds
         self._changed: OrderedDict[PublicKey, None] = OrderedDict()
         self._asserted: OrderedDict[PublicKey, Timestamp] = OrderedDict()
-        self._book = StakeBook(recover_signer)
-        self._staked: dict[PublicKey, None] = {}
         self._unslashed: OrderedDict[str, Proven] = OrderedDict()
         self._ours: set[str] = set()
 
@@ -97,7 +97,7 @@ class RouterEvidence:
                     if isinstance(delivery, Delivered):
                         self.take(delivery.event)
                     else:
-                        self._refresh()  # what was stored has come
+                        self._tell_directory()  # what was stored has come
 
     def take(self, event: VerifiedEvent) -> None:
         """Take in a piece of evidence; what does not verify, or proves nothing, is counted and forgotten."""
@@ -106,9 +106,8 @@ class RouterEvidence:
                 case Kind.RECEIPT:
                     self._take_receipt(event)
                 case Kind.FRAUD_PROOF:
-                    self._take_fraud_proof(event)
-                case Kind.STAKE_COMMITMENT:
-                    self._book.place(read_stake(event))
+                    verdict = self._experience.take_fraud_proof(event, self._clock().timestamp)
+                    self.refused += not verdict.is_proven
         except RemoteProtocolError:
             self.refused += 1
 
@@ -118,45 +117,19 @@ class RouterEvidence:
         if self.reputation.add_receipt(receipt, self._clock().timestamp):
             self._note_change(node)
 
-    def _take_fraud_proof(self, event: VerifiedEvent) -> None:
-        verdict = decide(read_fraud_proof(event).proof, verify)
-        if not self._book.convict(verdict):
-            self.refused += not verdict.is_proven
-            return
-        now = self._clock().timestamp
-        accused = verdict.accused
-        self.reputation.add_fraud(accused, verdict.claim, verdict.key, event.id, min(event.created_at, now))
-        self._unslashed[verdict.key] = Proven(verdict, event.id)
+    def _note_fraud(self, verdict: Verdict, proof: EventId) -> None:
+        self._unslashed[verdict.key] = Proven(verdict, proof)
         if len(self._unslashed) > MAXIMUM_FRAUDS:
             self._unslashed.popitem(last=False)
-        self._weigh_stakes()
-        self._note_change(accused)
-
-    def _weigh_stakes(self) -> None:
-        """What every stake comes to now; whoever's has changed gets another standing."""
-        for key in self._book.weigh(self._clock().timestamp):
-            if key != self._key.public_key:
-                if self._book.units(key):
-                    self._staked[key] = None
-                else:
-                    self._staked.pop(key, None)
-                self._set_standing(key)
+        self._note_change(verdict.accused)
 
     def _note_change(self, node: PublicKey) -> None:
         self._changed[node] = None
-        self._set_standing(node)
+        self._tell_directory()
 
-    def _set_standing(self, node: PublicKey) -> None:
-        directory, now = self._market.directory, self._clock().timestamp
-        standing = self._experience.standing(directory, node, now)
-        directory.set_standing(node, replace(standing, stake_units=self._book.units(node)))
-
-    def _refresh(self) -> None:
-        """What time, manifests and stakes have changed since."""
+    def _tell_directory(self) -> None:
+        """What evidence, time, manifests and stakes have changed since."""
         self._experience.tell(self._market.directory, self._clock().timestamp)
-        self._weigh_stakes()
-        for node in self._staked:
-            self._set_standing(node)
 
     # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,7 +137,7 @@ class RouterEvidence:
         while True:
             await anyio.sleep(PAUSE_SECONDS)
             with Contained("standings"):
-                self._refresh()
+                self._tell_directory()
             await self.tell()
 
     async def tell(self) -> None:

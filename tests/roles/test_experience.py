@@ -11,12 +11,17 @@ from relaymesh.nostr.keys import KeyPair
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.assertion import build_assertion_event
+from relaymesh.protocol.fraud_proof import build_fraud_proof
 from relaymesh.protocol.manifest import Benchmark, CapabilityBands, Manifest, build_manifest
 from relaymesh.protocol.refusal import RefusalCode, refuse
+from relaymesh.protocol.stake import LightningBacking, StakeCommitment, build_stake
+from relaymesh.roles import experience as experience_module
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.units import AmountMsat, Timestamp
 from tests.market.builders import NOW, node, signed_offer
+from tests.market.fraud_builders import cases
 from tests.market.populations import SELLER, own
+from tests.market.test_stake import LIGHTNING_NODE
 from tests.roles.market import Market, loop_clock, purchase
 
 pytestmark = pytest.mark.anyio
@@ -122,3 +127,52 @@ def test_whoever_is_not_known_is_a_newcomer_and_a_loss_makes_all_newcomers_small
     later = Timestamp(NOW + 24 * HOUR_SECONDS)
     experience.tell(directory, later)
     assert directory.standing(SELLER).failures_milli < 1_000
+
+
+async def test_a_client_holds_fraud_that_is_proven_and_none_that_is_claimed() -> None:
+    proven, claimed = (next(case for case in cases() if case.is_proven is wanted) for wanted in (True, False))
+    async with Market().open() as market, market.client() as client:
+        await client.market.wait_complete(5)
+        now = loop_clock().timestamp
+        for case in (claimed, proven, proven):
+            event = FRIEND.sign(build_fraud_proof(case.proof, FRIEND.public_key, now))
+            await market.connect_relays().publish(event)
+        await anyio.sleep(1)
+        client.tools.experience.tell(client.market.directory, loop_clock().timestamp)
+        seen = client.market.directory.standing(proven.proof.accused)
+        assert seen.failures_milli >= 15_000 and f"proven fraud: {proven.proof.claim}" in seen.reasons
+
+
+def test_no_more_fraud_proofs_are_decided_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experience_module, "PROOFS_PER_SECOND", 2)
+    reader, decided = Experience(), []
+    reader.on_fraud = lambda verdict, proof: decided.append(verdict.key)
+    proofs = [case.proof for case in cases() if case.is_proven]
+    for proof in proofs[:4]:
+        reader.take(FRIEND.sign(build_fraud_proof(proof, FRIEND.public_key, NOW)), NOW)
+    assert len(decided) <= 2
+    reader.take(FRIEND.sign(build_fraud_proof(proofs[3], FRIEND.public_key, NOW)), Timestamp(NOW + 1))
+    assert len(decided) == len(set(decided)) >= 2
+
+
+async def test_a_stake_counts_in_a_clients_standings_once_its_backing_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(experience_module, "recover_signer", lambda text, signature: LIGHTNING_NODE)
+    async with Market().open() as market:
+        seller = (await market.add_node()).key
+        now = loop_clock().timestamp
+        for lightning_node, units in ((LIGHTNING_NODE, 900), ("03" + "cd" * 32, 0)):
+            backing = LightningBacking(type="lightning", ln_pubkey=lightning_node, signature="y" * 104)
+            stake = StakeCommitment(
+                seq=now + (units == 0),
+                units=900,
+                issued_at=now,
+                valid_until=Timestamp(now + 90 * 86_400),
+                backing=backing,
+            )
+            await market.connect_relays().publish(seller.sign(build_stake(stake, seller.public_key, stake.seq)))
+            async with market.client() as client:
+                await client.market.wait_complete(5)
+                client.tools.experience.tell(client.market.directory, Timestamp(now + 2))
+                assert client.market.directory.standing(seller.public_key).stake_units in (units, units - 1)

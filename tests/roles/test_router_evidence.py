@@ -16,7 +16,7 @@ from relaymesh.protocol.assertion import read_assertion
 from relaymesh.protocol.fraud_proof import build_fraud_proof
 from relaymesh.protocol.slash import read_slash
 from relaymesh.protocol.stake import LightningBacking, StakeCommitment, build_stake
-from relaymesh.roles import router_evidence
+from relaymesh.roles import experience
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.router_evidence import RouterEvidence
@@ -89,7 +89,6 @@ def _false_evidence() -> Iterator[VerifiedEvent]:
     unsigned = UnsignedEvent(WITNESS.public_key, proof.created_at, Kind.RECEIPT, (("p", "x"),), "{}")
     yield WITNESS.sign(unsigned)
     yield WITNESS.sign(replace(unsigned, kind=Kind.FRAUD_PROOF))
-    yield WITNESS.sign(replace(unsigned, kind=Kind.STAKE_COMMITMENT))
 
 
 async def test_what_proves_nothing_is_counted_and_changes_nothing() -> None:
@@ -119,14 +118,14 @@ async def test_what_a_node_claims_of_its_machine_counts_until_it_was_seen_to_wor
 
 async def test_a_backed_stake_counts_in_the_standing_and_decays(monkeypatch: pytest.MonkeyPatch) -> None:
     lightning_node = "02" + "ab" * 32
-    monkeypatch.setattr(router_evidence, "recover_signer", lambda text, signature: lightning_node)
+    monkeypatch.setattr(experience, "recover_signer", lambda text, signature: lightning_node)
     desk = Desk()
     now = loop_clock().timestamp
     backing = LightningBacking(type="lightning", ln_pubkey=lightning_node, signature="y" * 104)
     ends_at = Timestamp(now + 7_200)
     stake = StakeCommitment(seq=now, units=500, issued_at=now, valid_until=ends_at, backing=backing)
-    desk.evidence.take(NODE.sign(build_stake(stake, NODE.public_key, now)))
-    async with anyio.create_task_group() as tasks:
+    await desk.relays.publish(NODE.sign(build_stake(stake, NODE.public_key, now)))
+    async with desk.view, anyio.create_task_group() as tasks:
         tasks.start_soon(desk.evidence.run)
         await anyio.sleep(1)
         assert desk.view.directory.standing(NODE.public_key).stake_units in (499, 500)
