@@ -171,7 +171,9 @@ async def test_a_stake_counts_in_a_clients_standings_once_its_backing_is_checked
                 valid_until=Timestamp(now + 90 * 86_400),
                 backing=backing,
             )
-            await market.connect_relays().publish(seller.sign(build_stake(stake, seller.public_key, stake.seq)))
+            await market.connect_relays().publish(
+                seller.sign(build_stake(stake, seller.public_key, Timestamp(stake.seq)))
+            )
             async with market.client() as client:
                 await client.market.wait_complete(5)
                 client.tools.experience.tell(client.market.directory, Timestamp(now + 2))
