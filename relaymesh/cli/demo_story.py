@@ -2,7 +2,7 @@
 
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -86,7 +86,10 @@ async def _trade(mesh: Mesh, report: DemoReport, screen: DemoScreen) -> None:
     settings = load_settings(mesh.client_config)
     async with WebSocketRelays((mesh.relay_url,)) as relays, anyio.create_task_group() as tasks:
         await tasks.start(_count_events, relays, report.events_by_kind)
-        async with open_client(settings) as client:
+        asking = replace(
+            settings, client=replace(settings.client, way="directed")
+        )  # so that quotes are there to be seen
+        async with open_client(asking) as client:
             await _see_market(client, report, screen)
             await _buy_chat(client, report, screen)
             await _buy_embeddings(client, report, screen)
