@@ -69,7 +69,7 @@ async def test_bids_can_be_looked_at_without_buying() -> None:
             collected = await collect_quotes(market.connect_relays(), loop_clock, selection, way="open")
         assert isinstance(collected, QuotesCollected)
         bidders = [choice.candidate.offer.node for choice, _ in collected.quotes]
-        assert bidders == [nodes[number].key.public_key for number in (1, 2, 0)]
+        assert set(bidders) == {each.key.public_key for each in nodes}  # near-equals are drawn among
 
 
 @REAL_TIME
