@@ -1,7 +1,8 @@
 """The choice among scored columns: bands of near-equals, and what became of every price when somebody asks."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from relaymesh.market.selection import (
     draw_number,
     identity,
     near_equal_limit,
-    rest_of,
     ring_start,
 )
 from relaymesh.nostr.event import PublicKey
@@ -142,30 +142,39 @@ def _keep_best_of_each(
             left[index] = False
 
 
-def tell_all(
-    scored: Scored, facts: list[Facts], chosen: list[Examined], request: BuyerRequest, now: Timestamp
-) -> tuple[Examined, ...]:
-    """What became of every row, in the order of `Selection.examined`."""
-    rows = scored.rows.tolist()
-    tiers = [0] * len(rows) if scored.tiers is None else scored.tiers.tolist()
-    terms = map(Terms._make, zip(*(term.tolist() for term in scored.terms), strict=True))
+def tell_eligible(
+    scored: Scored, facts: list[Facts], chosen: list[Examined], request: BuyerRequest
+) -> Iterator[Examined]:
+    """The eligible rows: the chosen, then the runners-up."""
+    taken = {identity(one) for one in chosen}
+    tiers = [0] * len(scored.rows) if scored.tiers is None else scored.tiers.tolist()
+    terms = zip(*(term.tolist() for term in scored.terms), strict=True)
     units = {unit: request.shape.units(unit) for unit in UNITS}
-    eligible = [
-        Examined(facts[row], ceiling_within(facts[row], units[facts[row].unit], request.budget_msat), tier, each)
-        for row, tier, each in zip(rows, tiers, terms, strict=True)
-    ]
-    inside = set(rows)
+    prices = [facts[row] for row in scored.rows.tolist()]
+    ranked = sorted(
+        (tier, score, one.offer_id, one.position, each, one)
+        for tier, score, each, one in zip(tiers, scored.scores().tolist(), terms, prices, strict=True)
+    )
+    yield from chosen
+    for tier, _, offer_id, position, each, one in ranked:
+        if (offer_id, position) not in taken:
+            ceiling = ceiling_within(one, units[one.unit], request.budget_msat)
+            yield Examined(one, ceiling, tier, Terms._make(each))
+
+
+def tell_excluded(
+    scored: Scored, facts: list[Facts], request: BuyerRequest, now: Timestamp, count: int
+) -> Iterator[Examined]:
+    """The first so many of the excluded rows, by offer id, each with its reason."""
+    inside = set(scored.rows.tolist())
+    outside = [(one.offer_id, one.position, row) for row, one in enumerate(facts) if row not in inside]
+    first = sorted(outside) if count >= len(outside) else nsmallest(count, outside)
     fitting: dict[int, bool] = {}  # by identity: equal traits are one value here
-    excluded = []
-    for row, one in enumerate(facts):
-        if row in inside:
-            continue
+    for _, _, row in first:
+        one = facts[row]
         traits_fit = fitting.get(id(one.traits))
         if traits_fit is None:
             traits_fit = fitting[id(one.traits)] = fits(one.traits, request)
         found = examine_facts(one, request, now, traits_fit=traits_fit)
-        if found is not None:
-            excluded.append(Examined(one, reason=found[0], detail=found[1]))
-    excluded.sort(key=identity)
-    assert len(eligible) + len(excluded) == len(facts)  # columns and single prices decide the same
-    return (*chosen, *rest_of(eligible, chosen), *excluded)
+        assert found is not None  # columns and single prices decide the same
+        yield Examined(one, reason=found[0], detail=found[1])

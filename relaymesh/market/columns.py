@@ -21,7 +21,7 @@ import numpy as np
 from relaymesh.market import column_arithmetic as arithmetic
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.column_arithmetic import Column, Integers
-from relaymesh.market.column_choice import Scored, best_rows, tell_all
+from relaymesh.market.column_choice import Scored, best_rows, tell_eligible, tell_excluded
 from relaymesh.market.facts import Facts, load_of, price_facts
 from relaymesh.market.policy import BALANCED, Policy
 from relaymesh.market.request import BuyerRequest
@@ -115,7 +115,8 @@ class MarketColumns:
             eligible_count=len(scored.rows),
             excluded_count=len(facts) - len(scored.rows),
             near_equal_count=near_equal_count,
-            tell=partial(tell_all, scored, facts, chosen, request, now),
+            tell_eligible=partial(tell_eligible, scored, facts, chosen, request),
+            tell_excluded=partial(tell_excluded, scored, facts, request, now),
             recall=self._find,
         )
 

@@ -75,7 +75,8 @@ class Selection:
         eligible_count: How many were eligible, the chosen among them.
         excluded_count: How many were not.
         near_equal_count: How many nodes were near-equal to the best, it included.
-        tell: Works out what became of every price: the eligible by rank, then the excluded by offer id.
+        tell_eligible: Works out the eligible, by rank.
+        tell_excluded: Works out the first so many of the excluded, by offer id.
         recall: Finds the candidate of a price again; None when its offer is gone since.
     """
 
@@ -88,13 +89,14 @@ class Selection:
     eligible_count: int
     excluded_count: int
     near_equal_count: int
-    tell: Callable[[], tuple[Examined, ...]] = field(compare=False, repr=False)
+    tell_eligible: Callable[[], Iterable[Examined]] = field(compare=False, repr=False)
+    tell_excluded: Callable[[int], Iterable[Examined]] = field(compare=False, repr=False)
     recall: Callable[[Facts], Candidate | None] = field(compare=False, repr=False)
 
     @cached_property
     def examined(self) -> tuple[Examined, ...]:
         """Every price and what became of it: the chosen, the runners-up, then the excluded by offer id."""
-        return self.tell()
+        return (*self.tell_eligible(), *self.tell_excluded(self.excluded_count))
 
     @cached_property
     def runners_up(self) -> tuple[Choice, ...]:
@@ -114,9 +116,7 @@ class Selection:
     def first_excluded(self, count: int) -> tuple[Exclusion, ...]:
         """So many of those who are out, by offer id, each with one reason."""
         found: list[Exclusion] = []
-        if not count:
-            return ()
-        for one in self.examined[self.eligible_count : self.eligible_count + count]:
+        for one in self.tell_excluded(count) if count else ():
             candidate = self.recall(one.facts)
             if candidate is not None and one.reason is not None and one.detail is not None:
                 found.append(Exclusion(candidate, one.reason, one.detail))
@@ -149,7 +149,6 @@ def select(
     eligible, excluded = examine_all((facts for _, facts in known.values()), request, policy, now)
     chosen, near_equal_count = draw_among(eligible, seed=seed, count=count, policy=policy)
     choices = [to_choice(one, rank, known[identity(one)][0]) for rank, one in enumerate(chosen, start=1)]
-    everyone = (*chosen, *rest_of(eligible, chosen), *sorted(excluded, key=identity))
     return Selection(
         request=request,
         policy=policy,
@@ -160,7 +159,8 @@ def select(
         eligible_count=len(eligible),
         excluded_count=len(excluded),
         near_equal_count=near_equal_count,
-        tell=lambda: everyone,
+        tell_eligible=lambda: (*chosen, *rest_of(eligible, chosen)),
+        tell_excluded=lambda most: sorted(excluded, key=identity)[:most],
         recall=lambda facts: known[facts.offer_id, facts.position][0],
     )
 
