@@ -16,7 +16,18 @@ from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
 from relaymesh.units import AmountMsat
-from tests.market.builders import MODEL, NOW, buyer_request, buyer_requests, candidate, candidates, node, signed_status
+from tests.market.builders import (
+    MODEL,
+    NOW,
+    buyer_request,
+    buyer_requests,
+    candidate,
+    candidates,
+    node,
+    row,
+    signed_offer,
+    signed_status,
+)
 
 
 class Market:
@@ -189,3 +200,27 @@ def test_a_runner_up_whose_offer_is_gone_since_is_left_out() -> None:
     selection = market.columns.select(buyer_request(), seed=b"seed", count=1, now=NOW)
     market.offers.clear()
     assert selection.runners_up == () and selection.eligible_count == 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 400)), max_size=12, unique_by=lambda it: it[:2]
+    ),
+    st.integers(1, 5),
+    st.binary(max_size=8),
+    st.lists(st.integers(1, 4).map(node), unique=True, max_size=2),
+)
+def test_a_node_with_several_prices_takes_part_with_its_best(
+    among: list[tuple[int, int, int]], count: int, seed: bytes, order: list[PublicKey]
+) -> None:
+    market = Market(MODEL)
+    labels = {f"main/{number}": (1, 0) for number in range(4)}
+    for number, label, price in among:
+        rows = (row(minimum_msat=1_000 + price), row(minimum_msat=1_000 + price // 2, unit="byte"))
+        offer = signed_offer(node(number), f"main/{label}", rows=rows)
+        market.place(Candidate(offer, offer.offer.rows[0], signed_status(node(number), labels=labels)))
+    for offer_id in list(market.offers)[:2]:
+        del market.offers[offer_id]
+        market.columns.remove(offer_id)
+    chosen = market.check(buyer_request(order=tuple(order)), seed=seed, count=count, policy=BALANCED).chosen
+    assert len({choice.candidate.offer.node for choice in chosen}) == len(chosen)
