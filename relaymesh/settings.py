@@ -49,12 +49,14 @@ class Wallet:
 
     Args:
         lightning_rpc: The JSON-RPC socket of a Core Lightning node, or of `relaymesh lightning serve`; empty is none.
+        connection_file: A file with a wallet connection (NIP-47), kept by `relaymesh wallet connect`; empty is none.
         base_fee_msat: Routing fees up to this are always accepted.
         fee_ppm: Beyond that, so many millionths of the amount.
         payment_seconds: How long a payment may take before its outcome counts as unknown and is looked up.
     """
 
     lightning_rpc: str = ""
+    connection_file: str = ""
     base_fee_msat: int = 5_000
     fee_ppm: int = 10_000
     payment_seconds: int = 30

@@ -12,7 +12,15 @@ import anyio
 import structlog
 
 from relaymesh.adapters.core_lightning_payments import CoreLightningPayer
-from relaymesh.adapters.core_lightning_replies import read_invoice, read_invoice_state, read_msat, read_rows, read_text
+from relaymesh.adapters.core_lightning_replies import (
+    read_invoice,
+    read_invoice_state,
+    read_msat,
+    read_received,
+    read_rows,
+    read_sent,
+    read_text,
+)
 from relaymesh.adapters.core_lightning_rpc import NodeRefused, NodeRpc, NodeUnreachable
 from relaymesh.errors import LightningError
 from relaymesh.ports.lightning import (
@@ -23,6 +31,7 @@ from relaymesh.ports.lightning import (
     PaymentLookup,
     PaymentOutcome,
     PaymentRequest,
+    Transaction,
     WalletInfo,
 )
 from relaymesh.units import AmountMsat
@@ -138,6 +147,14 @@ class CoreLightningWallet:
             spendable_msat=AmountMsat(sum(read_msat(channel, "spendable_msat") for channel in channels)),
             receivable_msat=AmountMsat(sum(read_msat(channel, "receivable_msat") for channel in channels)),
         )
+
+    async def transactions(self, limit: int) -> tuple[Transaction, ...]:
+        """As the port says; the node lists all that it ever issued and paid, so it is for a person who waits for it."""
+        invoices = read_rows(await self._call("listinvoices", {}), "invoices")
+        pays = read_rows(await self._call("listpays", {}), "pays")
+        found = [read_received(row) for row in invoices if row.get("status") == "paid"]
+        found += [read_sent(row) for row in pays]
+        return tuple(sorted(found, key=lambda each: -each.at)[:limit])
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         try:

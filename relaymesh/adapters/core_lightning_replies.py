@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from relaymesh.errors import LightningError
 from relaymesh.ports.lightning import (
+    Direction,
     Invoice,
     InvoiceState,
     InvoiceStatus,
@@ -15,6 +16,8 @@ from relaymesh.ports.lightning import (
     PaymentLookup,
     PaymentSucceeded,
     PaymentUnknown,
+    Transaction,
+    TransactionState,
 )
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
 
@@ -106,6 +109,37 @@ def read_payment(rows: list[dict[str, Any]], payment_hash: str) -> PaymentLookup
     if by_status:
         return PaymentFailed(FAILED_BEFORE, "every attempt to pay it has failed")
     return PaymentAbsent()
+
+
+def read_received(row: Mapping[str, Any]) -> Transaction:
+    """A paid invoice, from a row of `listinvoices`."""
+    return Transaction(
+        Direction.INCOMING,
+        TransactionState.SETTLED,
+        read_text(row, "payment_hash"),
+        read_msat(row, "amount_received_msat"),
+        AmountMsat(0),
+        str(row.get("description") or ""),
+        Timestamp(read_integer(row, "paid_at")),
+    )
+
+
+def read_sent(row: Mapping[str, Any]) -> Transaction:
+    """A payment, from a row of `listpays`; what failed has no amounts there."""
+    states = {"complete": TransactionState.SETTLED, "failed": TransactionState.FAILED}
+    state = states.get(str(row.get("status")), TransactionState.PENDING)
+    sent_msat = read_msat(row, "amount_sent_msat") if "amount_sent_msat" in row else AmountMsat(0)
+    amount_msat = read_msat(row, "amount_msat") if "amount_msat" in row else sent_msat
+    at = row.get("completed_at", row.get("created_at"))
+    return Transaction(
+        Direction.OUTGOING,
+        state,
+        read_text(row, "payment_hash"),
+        amount_msat,
+        AmountMsat(max(sent_msat - amount_msat, 0) if state is TransactionState.SETTLED else 0),
+        str(row.get("description") or ""),
+        Timestamp(int(at) if isinstance(at, int | float) else 0),
+    )
 
 
 def _hex_or_nothing(value: object) -> str:

@@ -27,12 +27,14 @@ from relaymesh.adapters.wallet_connect_replies import (
     read_network,
     read_public_key,
     read_text,
+    read_transaction,
 )
 from relaymesh.errors import LightningError, PortError, RemoteProtocolError
 from relaymesh.nostr.wallet_connect import (
     GET_BALANCE,
     GET_INFO,
     HOLD_INVOICE_ACCEPTED,
+    LIST_TRANSACTIONS,
     LOOKUP_INVOICE,
     MAKE_HOLD_INVOICE,
     MAKE_INVOICE,
@@ -49,12 +51,14 @@ from relaymesh.ports.lightning import (
     PaymentLookup,
     PaymentOutcome,
     PaymentRequest,
+    Transaction,
     WalletInfo,
 )
 from relaymesh.ports.relays import Relays
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Moment, Timestamp
 
 _CALL_SECONDS: Final = 20.0
+_PAGE: Final = 20
 _MAXIMUM_WAITED_FOR: Final = 1_024
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 10.0
@@ -170,6 +174,20 @@ class WalletConnectWallet:
             spendable_msat=balance_msat,
             receivable_msat=None,
         )
+
+    async def transactions(self, limit: int) -> tuple[Transaction, ...]:
+        """As the port says, page by page, since a relay carries only so much at once."""
+        found: list[Transaction] = []
+        while len(found) < limit:
+            wanted = min(limit - len(found), _PAGE)
+            given = {"limit": wanted, "offset": len(found), "unpaid": False}
+            page = (await self._link.call(LIST_TRANSACTIONS, given, _CALL_SECONDS)).get("transactions")
+            if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
+                raise LightningError("the wallet's answer should hold a list of transactions, it does not")
+            found += map(read_transaction, page[:wanted])
+            if len(page) < wanted:
+                break
+        return tuple(found)
 
     # ── invoices ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -38,6 +38,9 @@ MAXIMUM_UNANSWERED: Final = 1_024
 _FIRST_REPEAT_SECONDS: Final = 2.0
 _LONGEST_REPEAT_SECONDS: Final = 8.0
 _REFUSED_PAUSE_SECONDS: Final = 0.5
+_REACH_SECONDS: Final = 5.0
+"""So long nobody at all may be listening, or no info event be there, before a wallet is called out of reach."""
+
 _FIRST_RETURN_SECONDS: Final = 0.2
 _LONGEST_RETURN_SECONDS: Final = 30.0
 _NOT_DELIVERED: Final = frozenset(
@@ -152,9 +155,12 @@ class WalletLink:
         Raises:
             WalletUnreachable: There is none in time, or it offers no encryption that is safe.
         """
-        with anyio.move_on_after(seconds):
-            while self._abilities is None:
+        until = anyio.current_time() + seconds
+        while self._abilities is None and (left := until - anyio.current_time()) > 0:
+            with anyio.move_on_after(min(left, _REACH_SECONDS) if self._followed else left) as waited:
                 await self._changed.wait()
+            if waited.cancelled_caught and self._followed:
+                break
         if self._abilities is None:
             reason = "its relay has no info event (13194) of it" if self._followed else "its relay does not answer"
             raise WalletUnreachable(f"the wallet cannot be reached: {reason}", retryable=True)
@@ -172,7 +178,8 @@ class WalletLink:
             WalletSilent: No answer came in time.
             WalletRefused: The wallet said no.
         """
-        until = anyio.current_time() + seconds
+        began = anyio.current_time()
+        until = began + seconds
         tries: list[Asked] = []
         pause = _FIRST_REPEAT_SECONDS
         try:
@@ -186,6 +193,8 @@ class WalletLink:
                 answered = next((each for each in tries if each.response is not None), None)
                 if answered is not None:
                     return answered.result()
+                if all(each.refusal for each in tries) and anyio.current_time() > began + _REACH_SECONDS:
+                    break
                 if latest.refusal:
                     await anyio.sleep(min(_REFUSED_PAUSE_SECONDS, max(until - anyio.current_time(), 0)))
                 else:

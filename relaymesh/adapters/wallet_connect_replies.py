@@ -11,6 +11,7 @@ from typing import Any, Final
 from relaymesh.errors import LightningError
 from relaymesh.nostr.event import is_hex, is_hex_32
 from relaymesh.ports.lightning import (
+    Direction,
     InvoiceState,
     InvoiceStatus,
     PaymentAbsent,
@@ -18,6 +19,8 @@ from relaymesh.ports.lightning import (
     PaymentLookup,
     PaymentSucceeded,
     PaymentUnknown,
+    Transaction,
+    TransactionState,
 )
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
 
@@ -103,3 +106,21 @@ def read_payment(result: Mapping[str, Any], payment_hash: str) -> PaymentLookup:
     if result.get("state") == "settled" or result.get("settled_at"):
         return PaymentUnknown("the wallet calls the payment settled without the right preimage")
     return PaymentUnknown("the payment is still on its way")
+
+
+def read_transaction(result: Mapping[str, Any]) -> Transaction:
+    """A row of `list_transactions`."""
+    is_settled = result.get("state") == "settled" or (result.get("state") is None and result.get("settled_at"))
+    state = TransactionState.SETTLED if is_settled else TransactionState.PENDING
+    if result.get("state") in ("failed", "expired"):
+        state = TransactionState.FAILED
+    name = "settled_at" if is_settled and result.get("settled_at") else "created_at"
+    return Transaction(
+        Direction.INCOMING if result.get("type") == "incoming" else Direction.OUTGOING,
+        state,
+        read_payment_hash(result),
+        AmountMsat(read_integer(result, "amount")),
+        AmountMsat(read_integer(result, "fees_paid", default=0) if is_settled else 0),
+        str(result.get("description") or ""),
+        Timestamp(read_integer(result, name, default=0)),
+    )

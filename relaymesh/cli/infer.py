@@ -14,7 +14,7 @@ from relaymesh.cli.buying import (
     PreferOption,
     PromptArgument,
 )
-from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption
+from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption, wallet_flags
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, clean_text, short_npub
 from relaymesh.errors import RelayError
@@ -48,7 +48,7 @@ def infer(
     from relaymesh.cli.settings_source import load_settings
 
     network = {"relays": relay or None, "allow_private": allow_private}
-    purse = {"lightning_rpc": str(wallet) if wallet else None}
+    purse = wallet_flags(wallet)
     buying = {"way": "open" if auction else None}
     settings = load_settings(config, {"network": network, "wallet": purse, "client": buying})
     text = read_prompt(prompt)

@@ -26,6 +26,10 @@ def serve(
         Path | None, typer.Option(help="Where it lives; `lightning` in the data folder otherwise.")
     ] = None,
     wallet: Annotated[list[str] | None, typer.Option("--wallet", help="NAME=MSAT; may be given several times.")] = None,
+    wallet_connect: Annotated[
+        list[str] | None,
+        typer.Option(help="A relay's URL: serve every wallet there by Nostr Wallet Connect; may be repeated."),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,11 +43,15 @@ def serve(
         from relaymesh.lightning_sim.__main__ import describe
         from relaymesh.lightning_sim.plan import NetworkPlan, WalletPlan
         from relaymesh.lightning_sim.server import LightningNetwork
+        from relaymesh.lightning_sim.wallet_connect import serve_wallets
 
         folder = directory if directory is not None else data_directory(load_settings(config)) / "lightning"
         wallets = tuple(WalletPlan(*_read_wallet(text)) for text in wallet or FIRST_WALLETS)
-        async with LightningNetwork.start(folder, NetworkPlan(wallets), lambda: system_clock().unix_ms) as network:
-            facts = describe(network)
+        async with (
+            LightningNetwork.start(folder, NetworkPlan(wallets), lambda: system_clock().unix_ms) as network,
+            serve_wallets(network, tuple(wallet_connect or ()), system_clock) as connections,
+        ):
+            facts = describe(network, connections)
             if as_json:
                 print(json.dumps(facts), flush=True)
             else:
@@ -60,6 +68,8 @@ def _tell(facts: dict[str, object]) -> None:
     for name, wallet in wallets.items():
         print(f"{name}: {wallet['balance_msat']:,} msat; to use it give `infer`, `node serve` or `wallet balance`")
         print(f"  --wallet {wallet['rpc_path']}")
+        if "wallet_connect" in wallet:
+            print(f"  --wallet {wallet['wallet_connect']} (by Nostr Wallet Connect; the file is a secret)")
     print(
         "`relaymesh wallet connect PATH` remembers one of them instead. A real wallet is connected the same way, Core "
         "Lightning's by ~/.lightning/bitcoin/lightning-rpc.",

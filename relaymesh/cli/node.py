@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption
+from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption, wallet_flags
 from relaymesh.cli.passphrase import passphrase_for
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line
@@ -45,7 +45,7 @@ def serve(
     """
     flags: dict[str, dict[str, Any]] = {
         "network": {"relays": relay or None},
-        "wallet": {"lightning_rpc": str(wallet) if wallet else None},
+        "wallet": wallet_flags(wallet),
         "node": {"runner": runner, "runner_url": url, "host": host, "port": port, "label": label},
     }
     from relaymesh.adapters.key_files import load_or_create_key

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relaymesh.cli.buying import NOT_SERVED, MaximumOption, ModelOption, OutputOption, PromptArgument
-from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption
+from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption, WalletOption, wallet_flags
 from relaymesh.cli.running import guarded, run
 from relaymesh.errors import UsageError
 
@@ -128,7 +128,7 @@ def _load(
 
     flags: dict[str, dict[str, Any]] = {
         "network": {"relays": relay or None},
-        "wallet": {"lightning_rpc": str(wallet) if wallet else None},
+        "wallet": wallet_flags(wallet),
         "router": {"policy": policy, "fee_msat": fee_msat},
     }
     settings = load_settings(config, flags)

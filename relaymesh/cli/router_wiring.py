@@ -71,7 +71,8 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
     """A router that has said nothing yet, with relays, a view of the market, a ledger and, for a fee, a wallet."""
     from relaymesh.adapters.websocket_relays import WebSocketRelays
     from relaymesh.cli.ledgers import open_ledger
-    from relaymesh.cli.wiring import experience_settings, open_wallet
+    from relaymesh.cli.wallet_wiring import open_wallet
+    from relaymesh.cli.wiring import experience_settings
     from relaymesh.machines.routing_events import RoutingSettings
     from relaymesh.market.policy import POLICIES
     from relaymesh.roles.experience import Experience
@@ -81,7 +82,6 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
 
     chosen = settings.router
     _check(settings)
-    wallet = open_wallet(settings.wallet) if chosen.fee_msat else None
     default = POLICIES[chosen.policy]
     routing = RoutingSettings(
         policies=(default, *(policy for policy in POLICIES.values() if policy is not default)),
@@ -91,6 +91,7 @@ async def open_silent_router(settings: Settings, key: "KeyPair") -> "AsyncIterat
         requests_per_second=chosen.requests_per_second,
     )
     async with AsyncExitStack() as stack:
+        wallet = await stack.enter_async_context(open_wallet(settings.wallet)) if chosen.fee_msat else None
         ledger = await stack.enter_async_context(open_ledger(settings, "router"))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         believed = replace(ROUTER_EXPERIENCE, trusted=experience_settings(settings).trusted)

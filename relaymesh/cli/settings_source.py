@@ -47,14 +47,14 @@ def data_directory(settings: Settings) -> Path:
     return directory
 
 
-def remember(file: Path | None, table: str, name: str, value: object) -> Path:
-    """Write one setting into the settings file, keeping the others; comments in the file are lost.
+def remember(file: Path | None, table: str, entries: Mapping[str, object]) -> Path:
+    """Write some settings into the settings file, keeping the others; comments in the file are lost.
 
     Raises:
         UsageError: The file cannot be read or written.
     """
     path = file or default_directory() / "config.toml"
-    document = merge_documents(_read_file(path) if path.exists() else {}, {table: {name: value}})
+    document = merge_documents(_read_file(path) if path.exists() else {}, {table: dict(entries)})
     build_settings(document, Settings)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,38 +1,76 @@
-"""`relaymesh wallet`: connect a Lightning wallet and see what is in it."""
+"""`relaymesh wallet`: connect a Lightning wallet, see what is in it, pay and be paid by hand."""
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relaymesh.cli.options import ConfigOption, JsonOption, WalletOption
-from relaymesh.cli.running import run
+from relaymesh.cli.options import ConfigOption, JsonOption, WalletOption, wallet_flags
+from relaymesh.cli.running import guarded, run
+from relaymesh.errors import RelayMeshError, RemoteProtocolError, UsageError
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
-wallet_commands = typer.Typer(no_args_is_help=True, help="Connect and look into a Lightning wallet.")
+if TYPE_CHECKING:
+    from relaymesh.ports.lightning import PaymentOutcome, Transaction
+    from relaymesh.settings import Settings
+
+STANDARD_INPUT = "-"
+LONGEST_CONNECTION = 4_096
+
+wallet_commands = typer.Typer(no_args_is_help=True, help="Connect a Lightning wallet, look into it, pay and be paid.")
 
 
 @wallet_commands.command("connect", short_help="Connect a wallet, and remember it.")
+@guarded
 def connect(
-    lightning_rpc: Annotated[Path, typer.Argument(help="Core Lightning's lightning-rpc socket, or a simulated one.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="WALLET",
+            help="Core Lightning's lightning-rpc socket, a file with a nostr+walletconnect:// string, or - to give "
+            "that string on standard input.",
+        ),
+    ],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that the wallet answers, and remember it in the settings file."""
+    """Check that the wallet answers, and remember it in the settings file.
 
-    async def command() -> None:
-        from relaymesh.adapters.core_lightning import CoreLightningWallet
-        from relaymesh.cli.settings_source import remember
+    A wallet connection (NIP-47) is a secret: it is kept in a file of its own that only you can read.
+    """
+    from relaymesh.cli.settings_source import data_directory, load_settings
 
-        socket = lightning_rpc.expanduser().absolute()
-        info = await CoreLightningWallet(socket).info()
-        path = remember(config, "wallet", "lightning_rpc", str(socket))
-        if as_json:
-            print(json.dumps({"public_key": info.public_key, "network": info.network, "settings": str(path)}))
-        else:
-            print(f"Connected {info.alias or info.public_key} on {info.network}; remembered in {path}.")
+    if target.lower().startswith("nostr+walletconnect:"):
+        raise UsageError(
+            "a wallet connection is a secret, and others on this machine can read a command line: give it on standard "
+            "input to `relaymesh wallet connect -`"
+        )
+    is_new = target == STANDARD_INPUT
+    path = _keep(data_directory(load_settings(config))) if is_new else Path(target).expanduser().absolute()
+    run(lambda: _connect(path, config, is_new=is_new, as_json=as_json))
 
-    run(command)
+
+async def _connect(path: Path, config: Path | None, *, is_new: bool, as_json: bool) -> None:
+    from relaymesh.cli.settings_source import remember
+    from relaymesh.cli.wallet_wiring import forget_connection, open_wallet
+    from relaymesh.settings import Wallet
+
+    flags = wallet_flags(path)
+    entries = {name: value or "" for name, value in flags.items()}
+    try:
+        async with open_wallet(Wallet(entries["lightning_rpc"], entries["connection_file"])) as wallet:
+            info = await wallet.info()
+    except RelayMeshError:
+        if is_new:
+            forget_connection(path)
+        raise
+    settings = remember(config, "wallet", entries)
+    if as_json:
+        print(json.dumps({"public_key": info.public_key, "network": info.network, "settings": str(settings)}))
+    else:
+        print(f"Connected {info.alias or info.public_key} on {info.network}; remembered in {settings}.")
 
 
 @wallet_commands.command("balance")
@@ -40,11 +78,10 @@ def balance(wallet: WalletOption = None, config: ConfigOption = None, as_json: J
     """Show what the wallet has, and what it can send and receive now."""
 
     async def command() -> None:
-        from relaymesh.cli.settings_source import load_settings
-        from relaymesh.cli.wiring import open_wallet
+        from relaymesh.cli.wallet_wiring import open_wallet
 
-        purse = {"lightning_rpc": str(wallet) if wallet else None}
-        info = await open_wallet(load_settings(config, {"wallet": purse}).wallet).info()
+        async with open_wallet(_settings(config, wallet).wallet) as opened:
+            info = await opened.info()
         if as_json:
             amounts = {
                 "balance_msat": info.balance_msat,
@@ -53,9 +90,175 @@ def balance(wallet: WalletOption = None, config: ConfigOption = None, as_json: J
             }
             print(json.dumps({"public_key": info.public_key, "network": info.network, **amounts}))
         else:
-            print(
-                f"{info.balance_msat:,} msat on {info.network}: {info.spendable_msat:,} can be sent now, "
-                f"{info.receivable_msat:,} can be received now"
-            )
+            inbound = "" if info.receivable_msat is None else f", {info.receivable_msat:,} can be received now"
+            print(f"{info.balance_msat:,} msat on {info.network}: {info.spendable_msat:,} can be sent now{inbound}")
 
     run(command)
+
+
+@wallet_commands.command("pay", short_help="Pay an invoice, once.")
+def pay(
+    invoice: Annotated[str, typer.Argument(help="A BOLT 11 invoice.")],
+    payee: Annotated[str | None, typer.Option(help="The Lightning node that is to be paid; no other is.")] = None,
+    max_fee_msat: Annotated[int | None, typer.Option(help="The most that routing may cost.", min=0)] = None,
+    wallet: WalletOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pay an invoice, if nothing speaks against it; given again, it is not paid again."""
+
+    async def command() -> int:
+        from relaymesh.adapters.invoices import decode_invoice_in_thread
+        from relaymesh.cli.clock import system_clock
+        from relaymesh.cli.wallet_wiring import open_wallet
+        from relaymesh.ports.lightning import PaymentRequest
+        from relaymesh.protocol.payment import find_flaw
+        from relaymesh.roles.client_jobs import PaymentPolicy
+
+        settings = _settings(config, wallet).wallet
+        try:
+            read = await decode_invoice_in_thread(invoice.strip().removeprefix("lightning:"))
+        except RemoteProtocolError as error:
+            raise UsageError(str(error)) from error
+        policy = PaymentPolicy(settings.base_fee_msat, settings.fee_ppm)
+        fee_msat = policy.maximum_fee(read.amount_msat) if max_fee_msat is None else AmountMsat(max_fee_msat)
+        async with open_wallet(settings) as opened:
+            info = await opened.info()
+            flaw = find_flaw(read, network=info.network, now=system_clock().timestamp, payee=payee)
+            if flaw is not None:
+                raise UsageError(flaw)
+            deadline_ms = settings.payment_seconds * MILLISECONDS_PER_SECOND
+            request = PaymentRequest(read.bolt11, read.payment_hash, fee_msat, deadline_ms)
+            return _tell_outcome(await opened.pay(request), read.payment_hash, as_json)
+
+    run(command)
+
+
+@wallet_commands.command("invoice", short_help="Ask for money.")
+def invoice(
+    amount_msat: Annotated[int, typer.Argument(metavar="MSAT", help="How much.", min=1)],
+    description: Annotated[str, typer.Option(help="What for; the payer reads it.")] = "",
+    expiry_seconds: Annotated[int, typer.Option("--expiry", help="For so many seconds it can be paid.", min=1)] = 3600,
+    wait: Annotated[bool, typer.Option(help="Wait until it is paid or has expired.")] = False,
+    wallet: WalletOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Issue an invoice."""
+
+    async def command() -> int:
+        import secrets
+
+        from relaymesh.cli.wallet_wiring import open_wallet
+        from relaymesh.ports.lightning import InvoiceRequest, InvoiceStatus
+
+        label = f"relaymesh-by-hand-{secrets.token_hex(16)}"
+        async with open_wallet(_settings(config, wallet).wallet) as opened:
+            request = InvoiceRequest(label, AmountMsat(amount_msat), description, expiry_seconds)
+            issued = await opened.create_invoice(request)
+            facts = {"bolt11": issued.bolt11, "payment_hash": issued.payment_hash, "expires_at": issued.expires_at}
+            print(json.dumps(facts) if as_json else issued.bolt11, flush=True)
+            if not wait:
+                return 0
+            status = (await opened.wait_invoice(label)).status
+        print(json.dumps({"status": status.value}) if as_json else f"The invoice is {status.value}.")
+        return 0 if status is InvoiceStatus.PAID else 1
+
+    run(command)
+
+
+@wallet_commands.command("history")
+def history(
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=1_000)] = 20,
+    wallet: WalletOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the wallet paid and was paid, newest first."""
+
+    async def command() -> None:
+        from relaymesh.cli.wallet_wiring import open_wallet
+
+        async with open_wallet(_settings(config, wallet).wallet) as opened:
+            found = await opened.transactions(limit)
+        if as_json:
+            print(json.dumps({"transactions": [_facts(each) for each in found]}))
+            return
+        for each in found:
+            print(_line(each))
+        if not found:
+            print("Nothing was paid or received yet.")
+
+    run(command)
+
+
+def _settings(config: Path | None, wallet: Path | None) -> "Settings":
+    from relaymesh.cli.settings_source import load_settings
+
+    return load_settings(config, {"wallet": wallet_flags(wallet)})
+
+
+def _tell_outcome(outcome: "PaymentOutcome", payment_hash: str, as_json: bool) -> int:
+    from relaymesh.ports.lightning import PaymentSucceeded, PaymentUnknown
+
+    facts: dict[str, Any] = {"payment_hash": payment_hash}
+    if isinstance(outcome, PaymentSucceeded):
+        paid = {"amount_msat": outcome.amount_msat, "fee_msat": outcome.fee_msat}
+        facts |= {"outcome": "paid", **paid, "preimage": outcome.preimage.hex()}
+        words = f"Paid {outcome.amount_msat:,} msat and {outcome.fee_msat:,} for routing."
+    elif isinstance(outcome, PaymentUnknown):
+        facts |= {"outcome": "unknown", "reason": outcome.reason}
+        words = f"Nobody can say yet whether it was paid ({outcome.reason}): give it again later, it is paid once."
+    else:
+        facts |= {"outcome": "failed", "code": outcome.code, "reason": outcome.reason}
+        words = f"Not paid: {outcome.reason}."
+    is_paid = isinstance(outcome, PaymentSucceeded)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print(words, file=sys.stdout if is_paid else sys.stderr)
+    return 0 if is_paid else 1
+
+
+def _facts(each: "Transaction") -> dict[str, Any]:
+    return {
+        "direction": each.direction.value,
+        "state": each.state.value,
+        "payment_hash": each.payment_hash,
+        "amount_msat": each.amount_msat,
+        "fee_msat": each.fee_msat,
+        "description": each.description,
+        "at": each.at,
+    }
+
+
+def _line(each: "Transaction") -> str:
+    from datetime import UTC, datetime
+
+    from relaymesh.cli.terminal import clean_text
+    from relaymesh.ports.lightning import Direction, TransactionState
+
+    sign = "+" if each.direction is Direction.INCOMING else "−"
+    when = datetime.fromtimestamp(each.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    state = "" if each.state is TransactionState.SETTLED else f" ({each.state.value})"
+    return f"{when}  {sign}{each.amount_msat:>15,} msat{state}  {clean_text(each.description)}".rstrip()
+
+
+# ── a connection, kept ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _keep(directory: Path) -> Path:
+    """Read the connection and keep it in a file of its own."""
+    from relaymesh.adapters.wallet_connect_file import parse_connection, save_connection
+
+    connection = parse_connection(_read_connection())
+    path = directory / f"connection-{connection.wallet[:16]}"
+    save_connection(path, connection)
+    return path
+
+
+def _read_connection() -> str:
+    """The string, from whoever feeds standard input; a person types it unseen."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Wallet connection", hide_input=True, err=True))
+    return sys.stdin.read(LONGEST_CONNECTION)

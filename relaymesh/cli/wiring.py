@@ -20,6 +20,7 @@ from relaymesh.cli.clock import system_clock
 from relaymesh.cli.ledgers import open_existing_ledger, open_ledger
 from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
+from relaymesh.cli.wallet_wiring import open_wallet
 from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.market.outcomes import WHOLE_MILLI
 from relaymesh.market.surge import SurgeTerms
@@ -39,11 +40,10 @@ from relaymesh.roles.node_places import Places
 from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.settings import Node as NodeOptions
-from relaymesh.settings import Settings, Surge, Wallet
+from relaymesh.settings import Settings, Surge
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 if TYPE_CHECKING:
-    from relaymesh.adapters.core_lightning import CoreLightningWallet
     from relaymesh.adapters.runner_discovery import FoundServer
 
 SECONDS_PER_HOUR = 3_600
@@ -66,22 +66,6 @@ class ServingNode:
     key: KeyPair
     offer: SignedOffer
     runner: FoundRunner
-
-
-def open_wallet(wallet: Wallet) -> "CoreLightningWallet":
-    """The wallet that the settings name.
-
-    Raises:
-        UsageError: None is named; the sentence says how to get one.
-    """
-    if not wallet.lightning_rpc:
-        raise UsageError(
-            "no wallet is connected: `relaymesh lightning serve` starts one to try things with, "
-            "`relaymesh wallet connect PATH` connects Core Lightning by its lightning-rpc socket"
-        )
-    from relaymesh.adapters.core_lightning import CoreLightningWallet
-
-    return CoreLightningWallet(Path(wallet.lightning_rpc).expanduser())
 
 
 @asynccontextmanager
@@ -119,9 +103,9 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
 
     directory = data_directory(settings)
     wallet = settings.wallet
-    payer = open_wallet(wallet)
     policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
+        payer = await stack.enter_async_context(open_wallet(wallet))
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
         check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
         await recover_client(ledger, payer)
@@ -166,9 +150,9 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
     """A node with this identity that serves while the block lasts."""
     if not settings.node.announce:
         _check_can_be_told(settings.node.host)
-    wallet = open_wallet(settings.wallet)
     node = settings.node
     async with AsyncExitStack() as stack:
+        wallet = await stack.enter_async_context(open_wallet(settings.wallet))
         runner = await stack.enter_async_context(open_runner(settings))
         offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
         ledger = await stack.enter_async_context(open_ledger(settings, "node"))

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,8 @@ from relaymesh.errors import LedgerError, UsageError
 from relaymesh.lightning_sim.plan import HUB_NAME, NetworkPlan, WalletPlan
 from relaymesh.lightning_sim.records import NETWORK
 from relaymesh.lightning_sim.server import LightningNetwork
-from relaymesh.units import MILLISECONDS_PER_SECOND
+from relaymesh.lightning_sim.wallet_connect import serve_wallets
+from relaymesh.units import MICROSECONDS_PER_MILLISECOND, MILLISECONDS_PER_SECOND, Instant, Moment
 
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
@@ -22,16 +24,15 @@ NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 def main() -> int:
     """Run until SIGINT or SIGTERM; 0 then, 2 where the arguments or the folder cannot be used."""
     try:
-        directory, plan = read_arguments(sys.argv[1:])
-        anyio.run(serve, directory, plan)
+        anyio.run(serve, *read_arguments(sys.argv[1:]))
     except (UsageError, LedgerError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan]:
-    """The folder and the plan; UsageError where a value makes no sense."""
+def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan, tuple[str, ...]]:
+    """The folder, the plan and the relays of the wallet services; UsageError where a value makes no sense."""
     defaults = NetworkPlan(())
     parser = argparse.ArgumentParser("python -m relaymesh.lightning_sim", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="where sockets and balances are kept")
@@ -41,23 +42,28 @@ def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan]:
     parser.add_argument("--fee-proportional-millionths", type=int, default=defaults.fee_proportional_millionths)
     parser.add_argument("--payment-latency-ms", type=int, default=defaults.payment_latency_ms, help="per channel")
     parser.add_argument("--hold", action="append", default=[], metavar="NAME=SECONDS", help="hold payments to NAME")
+    parser.add_argument("--wallet-connect", action="append", default=[], metavar="URL", help="serve NIP-47 at a relay")
     given = parser.parse_args(arguments)
     wallets = [WalletPlan(*_read_pair(text, "--wallet NAME=MSAT"), given.inbound_msat) for text in given.wallet]
     holds = [_read_pair(text, "--hold NAME=SECONDS") for text in given.hold]
-    return given.directory, NetworkPlan(
+    plan = NetworkPlan(
         wallets=tuple(wallets),
         fee_base_msat=given.fee_base_msat,
         fee_proportional_millionths=given.fee_proportional_millionths,
         payment_latency_ms=given.payment_latency_ms,
         hold_ms=tuple((name, seconds * MILLISECONDS_PER_SECOND) for name, seconds in holds),
     )
+    return given.directory, plan, tuple(given.wallet_connect)
 
 
-async def serve(directory: Path, plan: NetworkPlan) -> None:
-    """Run the network until a signal asks for its end."""
+async def serve(directory: Path, plan: NetworkPlan, relay_urls: tuple[str, ...]) -> None:
+    """Run the network, and the wallet services at these relays, until a signal asks for its end."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with LightningNetwork.start(directory, plan, system_clock_ms) as network:
-            print(json.dumps(describe(network)), flush=True)
+        async with (
+            LightningNetwork.start(directory, plan, system_clock_ms) as network,
+            serve_wallets(network, relay_urls, system_clock) as connections,
+        ):
+            print(json.dumps(describe(network, connections)), flush=True)
             async for _ in signals:
                 break
 
@@ -67,9 +73,14 @@ def system_clock_ms() -> int:
     return time.time_ns() // NANOSECONDS_PER_MILLISECOND
 
 
-def describe(network: LightningNetwork) -> dict[str, object]:
-    """What the line says: every node's socket, id and balance."""
-    nodes = {
+def system_clock() -> Moment:
+    """What the machine's clocks say."""
+    return Moment(Instant(time.monotonic_ns() // MICROSECONDS_PER_MILLISECOND), system_clock_ms())
+
+
+def describe(network: LightningNetwork, connections: Mapping[str, Path]) -> dict[str, object]:
+    """What the line says: every node's socket, id and balance, and the file with its wallet connection."""
+    nodes: dict[str, dict[str, object]] = {
         name: {
             "rpc_path": str(network.rpc_path(name)),
             "public_key": node.public_key,
@@ -77,6 +88,8 @@ def describe(network: LightningNetwork) -> dict[str, object]:
         }
         for name, node in network.simulation.ledger.nodes.items()
     }
+    for name, path in connections.items():
+        nodes[name]["wallet_connect"] = str(path)
     hub = nodes.pop(HUB_NAME)
     return {"network": NETWORK, "directory": str(network.directory), "wallets": nodes, "hub": hub}
 

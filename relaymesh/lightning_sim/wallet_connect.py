@@ -7,15 +7,18 @@ carried out once, however often a relay brings it, and its answer is sent again.
 import hmac
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import anyio
 from anyio.abc import TaskStatus
 
-from relaymesh.adapters.wallet_connect_file import WalletConnection
+from relaymesh.adapters.wallet_connect_file import WalletConnection, save_connection
 from relaymesh.adapters.wallet_connect_link import follow_relay
+from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.lightning_sim.ledger import Change
 from relaymesh.lightning_sim.records import AttemptRecord, InvoiceRecord
@@ -49,6 +52,7 @@ from relaymesh.units import MILLISECONDS_PER_SECOND, Moment
 MAXIMUM_REMEMBERED: Final = 1_024
 MAXIMUM_UNTOLD: Final = 1_024
 REQUESTS_AT_ONCE: Final = 64
+CONNECTION_FILE_NAME: Final = "wallet-connect"
 
 
 @dataclass(slots=True)
@@ -225,6 +229,34 @@ class WalletService:
                             created_at=self._clock().timestamp,
                         )
                     )
+
+
+@asynccontextmanager
+async def serve_wallets(
+    network: LightningNetwork, relay_urls: tuple[str, ...], clock: Callable[[], Moment]
+) -> AsyncIterator[dict[str, Path]]:
+    """Serve every wallet of the network at these relays while the block lasts; nobody where no relay is named.
+
+    Yields:
+        For each wallet, the file with its connection string, which only its owner can read.
+
+    Raises:
+        UsageError: A URL is no relay's, or a file cannot be written.
+    """
+    connections: dict[str, Path] = {}
+    if not relay_urls:
+        yield connections
+        return
+    async with WebSocketRelays(relay_urls, clock=clock) as relays, anyio.create_task_group() as tasks:
+        for name, node in network.simulation.ledger.nodes.items():
+            if not node.is_hub:
+                service = WalletService(network, name, relays, clock)
+                connections[name] = network.rpc_path(name).with_name(CONNECTION_FILE_NAME)
+                connections[name].unlink(missing_ok=True)
+                save_connection(connections[name], service.connection)
+                tasks.start_soon(service.run)
+        yield connections
+        tasks.cancel_scope.cancel()
 
 
 def _denial(response: WalletResponse) -> WalletResponse:

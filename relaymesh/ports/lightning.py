@@ -1,7 +1,19 @@
 """The port to a Lightning wallet: issue invoices, pay invoices, look things up. Nobody holds anybody's money.
 
-Every call can be repeated: the same invoice label gives the same invoice, the same payment hash is never paid twice.
-The outcome of a payment has three values, and *unknown* never becomes *failed* by waiting (RM-03, "Wallets").
+What every adapter promises, and what `tests/conformance/lightning` holds it to (RM-03, "Wallets"):
+
+- **A label is one invoice.** `create_invoice` under a label that is in use gives the invoice that was issued before,
+  also after a restart and a lost answer, and refuses a request that differs from it. A preimage serves one invoice.
+- **A payment hash is paid once.** `pay` may be called as often as one likes, one after the other, at the same time and
+  after a restart: what was paid is answered with its preimage, what is on its way is waited for, and only what the
+  wallet calls failed is tried again.
+- **A payment has three outcomes.** `PaymentSucceeded` carries a preimage that hashes to the payment hash.
+  `PaymentFailed` says that no money moved and none will: nothing was sent, or the wallet itself said so and agrees when
+  it is asked again. Everything else is `PaymentUnknown`: a deadline, a lost answer, a wallet that is away, an answer
+  that makes no sense. It is looked up by its payment hash, and no time that passes turns it into a failure.
+- **A look-up that finds nothing counts** only where no request to pay can be carried out any more.
+- **Every wait ends when it is cancelled**, and none holds up another.
+- **Nothing shows a secret**: no preimage, no credential, in no error, log line or `repr`.
 """
 
 from dataclasses import dataclass, field
@@ -106,6 +118,44 @@ class WalletInfo:
     receivable_msat: AmountMsat | None
 
 
+class Direction(Enum):
+    """Which way money went."""
+
+    INCOMING = "incoming"
+    OUTGOING = "outgoing"
+
+
+class TransactionState(Enum):
+    """Whether money moved."""
+
+    SETTLED = "settled"
+    PENDING = "pending"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An invoice of the wallet's that was paid, or a payment that it made or tried to make.
+
+    Args:
+        direction: Which way.
+        state: What became of it.
+        payment_hash: 64 lowercase hex characters.
+        amount_msat: Without the fee.
+        fee_msat: What routing cost on top; 0 where nothing was paid by us.
+        description: As the invoice says; empty where the wallet does not keep it.
+        at: When it was settled, or was begun otherwise.
+    """
+
+    direction: Direction
+    state: TransactionState
+    payment_hash: str
+    amount_msat: AmountMsat
+    fee_msat: AmountMsat
+    description: str
+    at: Timestamp
+
+
 class InvoiceIssuer(Protocol):
     """A wallet that can be paid."""
 
@@ -143,8 +193,20 @@ class Payer(Protocol):
         ...
 
 
-class Wallet(InvoiceIssuer, Payer, Protocol):
-    """Both, and who it is."""
+class WalletHistory(Protocol):
+    """A wallet that remembers, for a person to look at; nothing is decided by it."""
+
+    async def transactions(self, limit: int) -> tuple[Transaction, ...]:
+        """The newest transactions, newest first, at most so many; invoices that nobody paid are left out.
+
+        Raises:
+            LightningError: The wallet did not answer.
+        """
+        ...
+
+
+class Wallet(InvoiceIssuer, Payer, WalletHistory, Protocol):
+    """All of it, and who it is."""
 
     async def info(self) -> WalletInfo:
         """The wallet's identity and balances; LightningError if it does not answer."""

@@ -18,6 +18,7 @@ from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
     MAXIMUM_INVOICE_LABEL_BYTES,
     DecodedInvoice,
+    Direction,
     Invoice,
     InvoiceRequest,
     InvoiceState,
@@ -29,6 +30,8 @@ from relaymesh.ports.lightning import (
     PaymentRequest,
     PaymentSucceeded,
     PaymentUnknown,
+    Transaction,
+    TransactionState,
     WalletInfo,
 )
 from relaymesh.units import AmountMsat, Timestamp
@@ -245,6 +248,17 @@ class MemoryWallet:
         balance, spendable = AmountMsat(self.balance_msat), AmountMsat(self._spendable_msat())
         return WalletInfo(self.public_key, self.name, "memory", balance, spendable, AmountMsat(10**15))
 
+    async def transactions(self, limit: int) -> tuple[Transaction, ...]:
+        """As the port says, in the order in which they were begun."""
+        await self._reach()
+        received = [
+            _describe(issued, Direction.INCOMING, TransactionState.SETTLED, 0)
+            for issued in self._invoices.values()
+            if issued.received_msat
+        ]
+        sent = [_describe(sent.issued, Direction.OUTGOING, *_became(sent)) for sent in self._payments.values()]
+        return tuple(sorted(received + sent, key=lambda each: -each.at)[:limit])
+
     def _spendable_msat(self) -> int:
         """What is not locked up in payments on their way."""
         return self.balance_msat - sum(sent.cost_msat for sent in self._payments.values() if sent.outcome is None)
@@ -316,3 +330,17 @@ class MemoryWallet:
         else:
             payment.outcome = PaymentFailed(failure.code, failure.reason)
         payment.changed.set()
+
+
+def _became(sent: _Sent) -> tuple[TransactionState, int]:
+    if isinstance(sent.outcome, PaymentSucceeded):
+        return TransactionState.SETTLED, sent.fee_msat
+    return (TransactionState.PENDING if sent.outcome is None else TransactionState.FAILED), 0
+
+
+def _describe(issued: _Issued, direction: Direction, state: TransactionState, fee_msat: int) -> Transaction:
+    invoice = issued.invoice
+    at = Timestamp(decode_memory_invoice(invoice.bolt11).created_at)
+    return Transaction(
+        direction, state, invoice.payment_hash, invoice.amount_msat, AmountMsat(fee_msat), issued.description, at
+    )

@@ -4,6 +4,7 @@ A payment has three outcomes, and *unknown* never becomes *failed* by waiting.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from relaymesh.units import AmountMsat, Timestamp
 
@@ -64,3 +65,28 @@ class DecodedInvoice:
     created_at: Timestamp
     expires_at: Timestamp
     description: str
+
+
+CURRENCIES: Final = {"bitcoin": "bc", "testnet": "tb", "signet": "tbs", "regtest": "bcrt"}
+"""What invoices of a network begin with, after `ln`."""
+
+
+def find_flaw(invoice: DecodedInvoice, *, network: str, now: Timestamp, payee: str | None = None) -> str | None:
+    """Why an invoice that reads well must not be paid all the same; None where nothing speaks against it.
+
+    Args:
+        invoice: The invoice.
+        network: What the wallet's network is called.
+        now: What time it is.
+        payee: Who is to be paid (a Lightning node's id, 33 bytes in hex), where that is known.
+    """
+    if invoice.amount_msat < 1:
+        return "the invoice asks for nothing: an amount of at least 1 msat was expected"
+    currency = CURRENCIES.get(network, network)
+    if invoice.network != currency:
+        return f"the invoice is for another network: the wallet pays ln{currency}… and this one is ln{invoice.network}…"
+    if now >= invoice.expires_at:
+        return f"the invoice expired {now - invoice.expires_at} seconds ago: ask for a new one"
+    if payee is not None and invoice.payee != payee.lower():
+        return f"the invoice pays {invoice.payee}, not {payee.lower()}"
+    return None

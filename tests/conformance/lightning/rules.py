@@ -22,6 +22,7 @@ from relaymesh.errors import LightningError
 from relaymesh.ports.lightning import (
     MAXIMUM_INVOICE_LABEL_BYTES,
     DecodedInvoice,
+    Direction,
     Invoice,
     InvoiceRequest,
     InvoiceState,
@@ -33,6 +34,7 @@ from relaymesh.ports.lightning import (
     PaymentRequest,
     PaymentSucceeded,
     PaymentUnknown,
+    TransactionState,
     Wallet,
 )
 from relaymesh.units import AmountMsat
@@ -196,6 +198,22 @@ async def a_payment_arrives_once_and_whole(subject: WalletsUnderTest) -> None:
     await subject.reaches(subject.payee, before[1] + paid.amount_msat)
 
 
+async def what_was_paid_stands_in_both_histories(subject: WalletsUnderTest) -> None:
+    invoice = await subject.invoice(34_567)
+    unpaid = await subject.invoice(1_234)
+    paid = succeeded(await subject.pay(invoice))
+    for wallet, direction, fee_msat in (
+        (subject.payer, Direction.OUTGOING, paid.fee_msat),
+        (subject.payee, Direction.INCOMING, 0),
+    ):
+        history = await wallet.transactions(50)
+        assert unpaid.payment_hash not in {each.payment_hash for each in history}
+        (seen,) = (each for each in history if each.payment_hash == invoice.payment_hash)
+        assert (seen.direction, seen.state) == (direction, TransactionState.SETTLED)
+        assert (seen.amount_msat, seen.fee_msat) == (34_567, fee_msat)
+        assert len(await wallet.transactions(1)) == 1
+
+
 async def paying_again_moves_nothing(subject: WalletsUnderTest) -> None:
     invoice = await subject.invoice()
     first = succeeded(await subject.pay(invoice))
@@ -336,6 +354,7 @@ RULES: tuple[Rule, ...] = (
     a_chosen_preimage_is_what_the_payer_gets,
     a_preimage_serves_one_invoice,
     a_payment_arrives_once_and_whole,
+    what_was_paid_stands_in_both_histories,
     paying_again_moves_nothing,
     paying_twice_at_the_same_time_pays_once,
     an_expired_invoice_is_waited_for_no_longer_and_not_paid,
