@@ -161,6 +161,10 @@ class PostgresLedger:
             lambda rows, after: self._read(partial(PostgresReader.read_evidence, job_id=job_id, rows=rows, after=after))
         )
 
+    async def sequences(self) -> dict[str, int]:
+        """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""
+        return await self._read(PostgresReader.read_sequences)
+
     async def _read(self, read: Callable[[PostgresReader], Awaitable[ResultT]]) -> ResultT:
         self._check_is_open()
         async with self._reading.turn:

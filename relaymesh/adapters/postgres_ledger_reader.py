@@ -7,7 +7,7 @@ from relaymesh.adapters.ledger_encryption import LedgerCipher
 from relaymesh.adapters.ledger_pages import EvidencePage, JobPage
 from relaymesh.adapters.postgres_ledger_rows import as_row, as_values, read_tranches
 from relaymesh.adapters.postgres_ledger_server import Server
-from relaymesh.adapters.sql_ledger_queries import Question, ask_for_evidence, ask_for_jobs
+from relaymesh.adapters.sql_ledger_queries import ALL_SEQUENCES, Question, ask_for_evidence, ask_for_jobs
 from relaymesh.adapters.sql_ledger_rows import RecordRows
 from relaymesh.adapters.sql_ledger_schema import in_postgresql
 from relaymesh.errors import LedgerError
@@ -48,6 +48,18 @@ class PostgresReader:
         """
         found = await self._read(ask_for_evidence(job_id, rows, after), self._read_evidence)
         return EvidencePage.of(found, rows)
+
+    async def read_sequences(self) -> dict[str, int]:
+        """The last sequence number of each scope.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses.
+        """
+
+        async def understand(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+            return rows
+
+        return dict(await self._read((ALL_SEQUENCES, ()), understand))
 
     async def _read_jobs(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, LedgerJob]]:
         jobs = [(number, self._rows.read_job(tuple(row))) for number, *row in rows]

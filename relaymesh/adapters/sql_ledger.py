@@ -97,6 +97,10 @@ class SqlLedger:
             lambda rows, after: self._read(partial(self._reader.read_evidence, job_id, rows, after))
         )
 
+    async def sequences(self) -> dict[str, int]:
+        """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""
+        return await self._read(self._reader.read_sequences)
+
     async def _submit(self, change: Change) -> int:
         """Have a change written; whoever is cancelled meanwhile waits for the transaction, which may carry others'."""
         await anyio.lowlevel.checkpoint_if_cancelled()

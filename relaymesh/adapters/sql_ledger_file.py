@@ -207,7 +207,7 @@ def _version(connection: sqlite3.Connection) -> int:
 def _wrong_version(path: Path, version: int) -> LedgerError:
     if version > len(MIGRATIONS):
         return LedgerError(f"the ledger {path} was written by a newer RelayMesh; use that one")
-    return LedgerError(f"the ledger {path} is of an older RelayMesh or unfinished; start a client or node on it first")
+    return LedgerError(f"the ledger {path} is of an older RelayMesh or unfinished; run `relaymesh ledger migrate`")
 
 
 def _seal(writer: sqlite3.Connection, key: bytes) -> None:

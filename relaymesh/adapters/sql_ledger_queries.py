@@ -5,6 +5,7 @@ from typing import Final
 from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS
 from relaymesh.ports.ledger import JobQuery
 
+ALL_SEQUENCES: Final = "SELECT scope, value FROM sequence ORDER BY scope"
 LARGEST: Final = 2**63 - 1
 _LAST_CHARACTER: Final = "\U0010ffff"
 # Sub-queries, so that SQLite looks the few rows up in their own index instead of walking the one that is in order.

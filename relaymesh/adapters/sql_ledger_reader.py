@@ -7,6 +7,7 @@ from typing import TypeVar
 from relaymesh.adapters.ledger_pages import EvidencePage, JobPage
 from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
 from relaymesh.adapters.sql_ledger_queries import (
+    ALL_SEQUENCES,
     LARGEST,
     ask_for_evidence,
     ask_for_jobs,
@@ -46,6 +47,14 @@ class LedgerReader:
         question = ask_for_evidence(job_id, rows, after)
         found = self._read(lambda: self._fetch_evidence(*question))
         return EvidencePage.of(found, rows)
+
+    def read_sequences(self) -> dict[str, int]:
+        """The last sequence number of each scope.
+
+        Raises:
+            LedgerError: The file cannot be read.
+        """
+        return dict(self._read(lambda: self._connection.execute(ALL_SEQUENCES).fetchall()))
 
     def _fetch_jobs(self, question: str, values: tuple[object, ...]) -> list[tuple[int, LedgerJob]]:
         found = []

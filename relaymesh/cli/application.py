@@ -9,6 +9,7 @@ from relaymesh.cli.explain import explain
 from relaymesh.cli.fraud import fraud_commands
 from relaymesh.cli.infer import infer
 from relaymesh.cli.keys import key_commands
+from relaymesh.cli.ledger import ledger_commands
 from relaymesh.cli.lightning import lightning_commands
 from relaymesh.cli.manifest import manifest
 from relaymesh.cli.node import node_commands
@@ -62,6 +63,7 @@ for name, commands in {
     "wallet": wallet_commands,
     "lightning": lightning_commands,
     "receipts": receipt_commands,
+    "ledger": ledger_commands,
     "fraud": fraud_commands,
     "reputation": reputation_commands,
     "keys": key_commands,

@@ -22,7 +22,7 @@ def open_ledger(settings: Settings, role: Role, *, read_only: bool = False) -> A
     Raises:
         UsageError: The settings name something else than a PostgreSQL database.
     """
-    key = load_or_create_ledger_key(data_directory(settings) / "ledger.key")
+    key = load_key(settings)
     if not settings.storage.ledger:
         return SqlLedger.open(ledger_file(settings, role), key=key, read_only=read_only)
     check_url(settings.storage.ledger)
@@ -34,11 +34,16 @@ def open_ledger(settings: Settings, role: Role, *, read_only: bool = False) -> A
 @asynccontextmanager
 async def open_existing_ledger(settings: Settings, role: Role) -> AsyncIterator[Ledger | None]:
     """The ledger of one role, to be read; None where none has been made."""
-    if not await _is_made(settings, role):
+    if not await is_made(settings, role):
         yield None
         return
     async with open_ledger(settings, role, read_only=True) as ledger:
         yield ledger
+
+
+def load_key(settings: Settings) -> bytes:
+    """The key that sensitive fields are encrypted under, made where there is none."""
+    return load_or_create_ledger_key(data_directory(settings) / "ledger.key")
 
 
 def ledger_file(settings: Settings, role: Role) -> Path:
@@ -56,11 +61,12 @@ def check_url(url: str) -> None:
         raise UsageError("storage.ledger must be empty or postgresql://user@host:5432/database")
 
 
-async def _is_made(settings: Settings, role: Role) -> bool:
+async def is_made(settings: Settings, role: Role) -> bool:
+    """Whether one role has a ledger, of whatever version."""
     if not settings.storage.ledger:
         return ledger_file(settings, role).exists()
     check_url(settings.storage.ledger)
-    from relaymesh.adapters.postgres_ledger_schema import is_made
+    from relaymesh.adapters import postgres_ledger_schema
     from relaymesh.adapters.postgres_ledger_server import find_server
 
-    return await is_made(find_server(settings.storage.ledger, role))
+    return await postgres_ledger_schema.is_made(find_server(settings.storage.ledger, role))
