@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from relaymesh.cli.ledgers import ROLES, Role
-from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.options import ROLES, ConfigOption, JsonOption, Role
 from relaymesh.cli.running import run
 from relaymesh.cli.terminal import clean_line
 from relaymesh.errors import UsageError
@@ -18,7 +17,6 @@ SideOption = Annotated[
     str | None, typer.Option("--side", help="client, node or router: whose ledger; all that there are otherwise.")
 ]
 MILLISECONDS_PER_HOUR: Final = 3_600_000
-MOST_JOBS: Final = 1_000_000
 _SHOWN: Final = 10
 
 
@@ -128,25 +126,23 @@ def read_roles(side: str | None) -> tuple[Role, ...]:
 
 async def read_jobs(role: Role, config: Path | None) -> tuple[Any, ...]:
     """Every job in the ledger of one role; none where there is no ledger."""
-    from relaymesh.cli.ledgers import open_existing_ledger
+    from relaymesh.cli.ledgers import ALL_JOBS, open_existing_ledger
     from relaymesh.cli.settings_source import load_settings
-    from relaymesh.ports.ledger import JobQuery
 
     async with open_existing_ledger(load_settings(config), role) as ledger:
-        return () if ledger is None else await ledger.find_jobs(JobQuery(limit=MOST_JOBS))
+        return () if ledger is None else await ledger.find_jobs(ALL_JOBS)
 
 
 async def _check_ledger(role: Role, config: Path | None, open_ms: int) -> dict[str, Any] | None:
     from relaymesh.cli.clock import system_clock
-    from relaymesh.cli.ledgers import open_existing_ledger
+    from relaymesh.cli.ledgers import ALL_JOBS, open_existing_ledger
     from relaymesh.cli.settings_source import load_settings
-    from relaymesh.ports.ledger import JobQuery
     from relaymesh.ports.ledger_audit import audit
 
     async with open_existing_ledger(load_settings(config), role) as ledger:
         if ledger is None:
             return None
-        jobs = await ledger.find_jobs(JobQuery(limit=MOST_JOBS))
+        jobs = await ledger.find_jobs(ALL_JOBS)
         evidence = await ledger.find_evidence()
     rules = audit(jobs, now_ms=system_clock().unix_ms, open_ms=open_ms)
     return {

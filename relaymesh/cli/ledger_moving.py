@@ -7,15 +7,15 @@ from relaymesh.adapters.postgres_ledger import PostgresLedger
 from relaymesh.adapters.postgres_ledger_server import Server, find_server
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.adapters.sql_ledger_schema import MIGRATIONS
-from relaymesh.cli.ledgers import Role, check_url, is_made, ledger_file, load_key, open_ledger
+from relaymesh.cli.ledgers import ALL_JOBS, check_url, is_made, ledger_file, load_key, open_ledger
+from relaymesh.cli.options import Role
 from relaymesh.errors import UsageError
 from relaymesh.machines.records import LedgerRecord
-from relaymesh.ports.ledger import JobQuery, Ledger
+from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.ledger_audit import digest, records_of
 from relaymesh.settings import Settings
 from relaymesh.units import Timestamp
 
-MOST_JOBS: Final = 1_000_000
 RECORDS_AT_ONCE: Final = 500
 
 
@@ -73,7 +73,7 @@ async def _copy(source: SqlLedger | PostgresLedger, target: PostgresLedger) -> d
 
 async def _read_all(ledger: Ledger) -> list[LedgerRecord]:
     """Every record, jobs oldest first with their tranches, then evidence in its order."""
-    jobs = await ledger.find_jobs(JobQuery(limit=MOST_JOBS))
+    jobs = await ledger.find_jobs(ALL_JOBS)
     return [*records_of(reversed(jobs)), *await ledger.find_evidence()]
 
 

@@ -3,17 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from relaymesh.adapters.key_files import load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
+from relaymesh.cli.options import Role
 from relaymesh.cli.settings_source import data_directory
 from relaymesh.errors import UsageError
-from relaymesh.ports.ledger import Ledger
+from relaymesh.ports.ledger import JobQuery, Ledger
 from relaymesh.settings import Settings
 
-Role = Literal["client", "node", "router"]
-ROLES: Final[tuple[Role, ...]] = ("client", "node", "router")
+ALL_JOBS: Final = JobQuery(limit=2**63 - 1)
 
 
 def open_ledger(settings: Settings, role: Role, *, read_only: bool = False) -> AbstractAsyncContextManager[Ledger]:

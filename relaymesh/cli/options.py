@@ -1,9 +1,13 @@
 """The options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import typer
+
+Role = Literal["client", "node", "router"]
+ROLES: Final[tuple[Role, ...]] = ("client", "node", "router")
+"""Who keeps a ledger."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file of settings; config.toml in the data folder otherwise.")
