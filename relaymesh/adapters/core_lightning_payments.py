@@ -22,6 +22,8 @@ from relaymesh.adapters.core_lightning_rpc import UNKNOWN_METHOD, NodeRefused, N
 from relaymesh.adapters.invoices import decode_invoice_in_thread
 from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
+    BAD_INVOICE,
+    NOT_SENT,
     PaymentAbsent,
     PaymentFailed,
     PaymentLookup,
@@ -31,12 +33,6 @@ from relaymesh.ports.lightning import (
     PaymentUnknown,
 )
 from relaymesh.units import MAXIMUM_INTEGER
-
-NOT_SENT: Final = -1
-"""The code of a payment that never left this process."""
-
-BAD_INVOICE: Final = -32602
-"""The code of an invoice that must not be paid: broken, our own, or another one than was meant."""
 
 _NO_ROUTE: Final = 205
 _ALREADY_OUT: Final = frozenset({-3, 200})

@@ -26,6 +26,8 @@ from relaymesh.adapters.wallet_connect_replies import read_integer, read_payment
 from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
 from relaymesh.nostr.wallet_connect import LOOKUP_INVOICE, NOT_FOUND, PAY_INVOICE
 from relaymesh.ports.lightning import (
+    BAD_INVOICE,
+    NOT_SENT,
     DecodedInvoice,
     PaymentAbsent,
     PaymentFailed,
@@ -36,12 +38,6 @@ from relaymesh.ports.lightning import (
     PaymentUnknown,
 )
 from relaymesh.units import AmountMsat, Moment, Timestamp
-
-NOT_SENT: Final = -1
-"""The code of a payment that never left this process."""
-
-BAD_INVOICE: Final = -32602
-"""The code of an invoice that must not be paid: broken, our own, or another one than was meant."""
 
 REFUSED_BY_WALLET: Final = 210
 """The code of a payment that the wallet says it did not make; its own code is in the reason."""

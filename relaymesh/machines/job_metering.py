@@ -170,7 +170,7 @@ class JobMeter:
             salt = commitments.payment_salt(tranche.tranche)
             metered.append(
                 MeteredTranche(
-                    payment_commitment=commit_to_payment(salt, tranche.payment_hash or "00" * 32),
+                    payment_commitment=commit_to_payment(salt, tranche.payment_hash),
                     msat=tranche.amount_msat,
                     units_paid=tranche.units,
                     units_used=units_used,

@@ -106,9 +106,7 @@ def _undelivered(input_bytes: int) -> MeteredUnits:
 def _metered(tranches: tuple[TrancheRecord, ...], commitments: JobCommitments) -> tuple[MeteredTranche, ...]:
     return tuple(
         MeteredTranche(
-            payment_commitment=commit_to_payment(
-                commitments.payment_salt(tranche.tranche), tranche.payment_hash or "00" * 32
-            ),
+            payment_commitment=commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash),
             msat=tranche.amount_msat,
             units_paid=tranche.units,
             units_used=0,

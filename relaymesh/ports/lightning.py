@@ -32,6 +32,12 @@ from relaymesh.units import AmountMsat, Timestamp
 MAXIMUM_INVOICE_LABEL_BYTES: Final = 128
 """What Core Lightning takes; a longer label is refused."""
 
+NOT_SENT: Final = -1
+"""The code of a payment that never left this process."""
+
+BAD_INVOICE: Final = -32602
+"""The code of an invoice that must not be paid: broken, our own, or another one than was meant."""
+
 
 @dataclass(frozen=True, slots=True)
 class InvoiceRequest:

@@ -16,7 +16,9 @@ import anyio
 
 from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
+    BAD_INVOICE,
     MAXIMUM_INVOICE_LABEL_BYTES,
+    NOT_SENT,
     DecodedInvoice,
     Direction,
     Invoice,
@@ -40,8 +42,6 @@ _TEXT_PREFIX: Final = "lnmemory1"
 _EPOCH: Final = 1_700_000_000
 _MAXIMUM_DESCRIPTION_BYTES: Final = 639
 
-CODE_NOT_SENT: Final = -1
-CODE_BAD_INVOICE: Final = -32602
 CODE_REFUSED_BY_PAYEE: Final = 203
 CODE_NO_ROUTE: Final = 205
 CODE_TOO_EXPENSIVE: Final = 206
@@ -218,7 +218,7 @@ class MemoryWallet:
         payment = self._payments.get(request.payment_hash)
         if not self.reachable:
             if payment is None:
-                return PaymentFailed(CODE_NOT_SENT, "the wallet cannot be reached, nothing was sent")
+                return PaymentFailed(NOT_SENT, "the wallet cannot be reached, nothing was sent")
             return PaymentUnknown("the wallet cannot be reached, though the payment was sent before")
         if payment is None or isinstance(payment.outcome, PaymentFailed):
             issued = self._find(request)
@@ -289,11 +289,11 @@ class MemoryWallet:
         try:
             decoded = decode_memory_invoice(request.bolt11)
         except RemoteProtocolError as error:
-            return PaymentFailed(CODE_BAD_INVOICE, str(error))
+            return PaymentFailed(BAD_INVOICE, str(error))
         if decoded.payment_hash != request.payment_hash:
-            return PaymentFailed(CODE_BAD_INVOICE, "the invoice has another payment hash than the request")
+            return PaymentFailed(BAD_INVOICE, "the invoice has another payment hash than the request")
         if decoded.payee == self.public_key:
-            return PaymentFailed(CODE_BAD_INVOICE, "the invoice is this wallet's own")
+            return PaymentFailed(BAD_INVOICE, "the invoice is this wallet's own")
         if self._network.now() >= decoded.expires_at:
             return PaymentFailed(CODE_EXPIRED, "the invoice has expired")
         if self._network.fee_msat > request.maximum_fee_msat:

@@ -1,7 +1,7 @@
 """The metering record (kind 8770): the node's signed word on what one job was and cost (RM-03, "Metering record")."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from relaymesh.protocol.fields import (
 )
 
 JobStatus = Literal["ok", "partial", "failed"]
+_NO_PAYMENT_HASH: Final = "00" * 32
 
 
 class MeteredUnits(WireValue):
@@ -101,5 +102,8 @@ class MeteringRecord(WireValue):
 
 
 def commit_to_payment(salt: bytes, payment_hash: str) -> str:
-    """SHA-256(salt ‖ payment hash) in hex: what a record shows instead of the hash, which routing nodes also know."""
-    return hashlib.sha256(salt + bytes.fromhex(payment_hash)).hexdigest()
+    """SHA-256(salt ‖ payment hash) in hex: what a record shows instead of the hash, which routing nodes also know.
+
+    A tranche that cost nothing has no payment hash: an empty one stands for 32 zero bytes.
+    """
+    return hashlib.sha256(salt + bytes.fromhex(payment_hash or _NO_PAYMENT_HASH)).hexdigest()

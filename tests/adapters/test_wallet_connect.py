@@ -16,7 +16,7 @@ import structlog
 from relaymesh.adapters import wallet_connect, wallet_connect_link, wallet_connect_payments
 from relaymesh.adapters.wallet_connect import WalletConnectWallet
 from relaymesh.adapters.wallet_connect_file import format_connection
-from relaymesh.adapters.wallet_connect_payments import GRACE_SECONDS, NOT_SENT
+from relaymesh.adapters.wallet_connect_payments import GRACE_SECONDS
 from relaymesh.errors import LightningError
 from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
 from relaymesh.lightning_sim.wallet_connect import WalletService
@@ -24,6 +24,7 @@ from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.wallet_connect import NOT_FOUND, WalletError, WalletResponse
 from relaymesh.ports.lightning import (
+    NOT_SENT,
     Invoice,
     InvoiceRequest,
     InvoiceStatus,

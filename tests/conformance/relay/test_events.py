@@ -9,6 +9,23 @@ from tests.conformance.relay.subject import RelayClient, RelayUnderTest
 
 pytestmark = pytest.mark.anyio
 
+NONSENSE = (
+    b"",
+    b"hello",
+    b"{}",
+    b"[]",
+    b"[1]",
+    b'["EVENT"]',
+    b'["EVENT",{}]',
+    b'["REQ"]',
+    b'["REQ","",{}]',
+    b'["UNKNOWN","x"]',
+    b'["CLOSE"]',
+    b'["EVENT",{"id":"\\ud800"}]',
+    b"[" * 5_000,
+)
+"""Messages that no relay can make sense of."""
+
 
 async def test_an_event_is_acknowledged_and_found(relay: RelayUnderTest, client: RelayClient) -> None:
     event = relay.author().write(1, ("t", "hello", "more"), ("unknown",))
@@ -70,24 +87,7 @@ async def test_a_forged_copy_does_not_keep_the_true_event_out(relay: RelayUnderT
     assert await client.find({"ids": [event.id]}) == [event.id]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"hello",
-        b"{}",
-        b"[]",
-        b"[1]",
-        b'["EVENT"]',
-        b'["EVENT",{}]',
-        b'["REQ"]',
-        b'["REQ","",{}]',
-        b'["UNKNOWN","x"]',
-        b'["CLOSE"]',
-        b'["EVENT",{"id":"\\ud800"}]',
-        b"[" * 5_000,
-    ],
-)
+@pytest.mark.parametrize("text", NONSENSE)
 async def test_a_message_that_makes_no_sense_does_others_no_harm(
     relay: RelayUnderTest, client: RelayClient, text: bytes
 ) -> None:
