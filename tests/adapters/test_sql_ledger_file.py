@@ -167,7 +167,7 @@ async def test_a_newer_ledger_is_not_touched(path: Path) -> None:
 async def test_a_ledger_that_was_never_finished_is_finished_by_its_next_writer(path: Path) -> None:
     await fill(path)
     alter(path, "DELETE FROM seal")
-    with pytest.raises(LedgerError, match="unfinished; start a client or node"):
+    with pytest.raises(LedgerError, match="unfinished; run `relaymesh ledger migrate`"):
         await read(path)
     async with SqlLedger.open(path, key=b"\x09" * 32) as ledger:
         await ledger.write((make_job(2),))
