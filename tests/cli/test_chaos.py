@@ -49,6 +49,8 @@ def test_whoever_is_killed_whenever_the_money_is_accounted_for(short_path: Path,
         for home, name in ((buyer, "buyer"), (operator, "node")):
             home.settings["RELAYMESH_NETWORK_RELAYS"] = relay.facts["relay_url"]
             home.settings["RELAYMESH_WALLET_LIGHTNING_RPC"] = purses[name]["rpc_path"]
+        # Who lost money to newcomers again and again is careful with them; here it is killing that cost it.
+        buyer.settings["RELAYMESH_CLIENT_NEWCOMER_MSAT"] = "1000000000"
         config = operator.directory / "node.toml"
         config.write_text(
             '[node]\nport = 0\nrunner = "embedded"\nminimum_msat = 10\noutput_msat = 3000\ntranche_units = 24\n'
