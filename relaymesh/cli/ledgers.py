@@ -19,6 +19,8 @@ ALL_JOBS: Final = JobQuery(limit=2**63 - 1)
 def open_ledger(settings: Settings, role: Role, *, read_only: bool = False) -> AbstractAsyncContextManager[Ledger]:
     """The ledger of one role, under the key in the data folder; made where there is none.
 
+    Routers share one in PostgreSQL, since a router has no jobs whose leftovers it could mistake for another's.
+
     Raises:
         UsageError: The settings name something else than a PostgreSQL database.
     """
@@ -28,7 +30,9 @@ def open_ledger(settings: Settings, role: Role, *, read_only: bool = False) -> A
     check_url(settings.storage.ledger)
     from relaymesh.adapters.postgres_ledger import PostgresLedger
 
-    return PostgresLedger.open(settings.storage.ledger, key=key, part=role, read_only=read_only)
+    return PostgresLedger.open(
+        settings.storage.ledger, key=key, part=role, read_only=read_only, shared=role == "router"
+    )
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from relaymesh.nostr.event import UnsignedEvent, VerifiedEvent
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_relays import MemoryRelay
 from relaymesh.protocol.assertion import read_assertion
@@ -33,7 +34,7 @@ PROVEN = [case for case in cases() if case.is_proven]
 class Desk:
     """The keeper of evidence, a relay, and what it published there."""
 
-    def __init__(self, ledger: MemoryLedger | None = None, relay: MemoryRelay | None = None) -> None:
+    def __init__(self, ledger: Ledger | None = None, relay: MemoryRelay | None = None) -> None:
         self.relay = relay or MemoryRelay()
         self.ledger = ledger or MemoryLedger()
         self.relays = self.relay.connect()
