@@ -2,12 +2,16 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from relaymesh.machines.records import EvidenceRecord
+from relaymesh.machines.records import EvidenceRecord, SealedRecord
 from relaymesh.ports.ledger import LedgerJob
 
 PAGE_ROWS: Final = 256
+SEALED_PAGE_ROWS: Final = 16
+"""Fewer, since a sealed tranche may hold 256 KiB."""
+
+RecordT = TypeVar("RecordT", EvidenceRecord, SealedRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +29,16 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
-class EvidencePage:
-    """Some evidence; the next page begins after row number `last`, which is None when there is none."""
+class RecordPage(Generic[RecordT]):
+    """Some records; the next page begins after row number `last`, which is None when there is none."""
 
-    evidence: tuple[EvidenceRecord, ...]
+    records: tuple[RecordT, ...]
     last: int | None
 
     @classmethod
-    def of(cls, found: Sequence[tuple[int, EvidenceRecord]], rows: int) -> "EvidencePage":
+    def of(cls, found: Sequence[tuple[int, RecordT]], rows: int) -> "RecordPage[RecordT]":
         """The page made of what was found, with row numbers, where at most so many rows were asked for."""
-        return cls(tuple(evidence for _, evidence in found), found[-1][0] if len(found) == rows else None)
+        return cls(tuple(record for _, record in found), found[-1][0] if len(found) == rows else None)
 
 
 async def gather_jobs(
@@ -51,12 +55,17 @@ async def gather_jobs(
     return tuple(jobs)
 
 
-async def gather_evidence(read: Callable[[int, int], Awaitable[EvidencePage]]) -> tuple[EvidenceRecord, ...]:
-    """All evidence; `read` reads a page of so many rows after a row number."""
-    evidence: list[EvidenceRecord] = []
+async def gather_records(rows: int, read: Callable[[int, int], Awaitable[RecordPage[RecordT]]]) -> tuple[RecordT, ...]:
+    """All records, so many rows at once; `read` reads a page of so many rows after a row number."""
+    records: list[RecordT] = []
     after: int | None = 0
     while after is not None:
-        page = await read(PAGE_ROWS, after)
-        evidence += page.evidence
+        page = await read(rows, after)
+        records += page.records
         after = page.last
-    return tuple(evidence)
+    return tuple(records)
+
+
+def in_tranche_order(sealed: tuple[SealedRecord, ...], job_id: str | None) -> tuple[SealedRecord, ...]:
+    """What was found of one job, by its tranches; of all, as it is."""
+    return sealed if job_id is None else tuple(sorted(sealed, key=lambda record: record.tranche))

@@ -16,15 +16,24 @@ import anyio
 import anyio.lowlevel
 
 from relaymesh.adapters.ledger_changes import MAXIMUM_GROUP, Change, NextSequence, Outcome
-from relaymesh.adapters.ledger_pages import gather_evidence, gather_jobs
+from relaymesh.adapters.ledger_pages import (
+    PAGE_ROWS,
+    SEALED_PAGE_ROWS,
+    RecordPage,
+    gather_jobs,
+    gather_records,
+    in_tranche_order,
+)
 from relaymesh.adapters.postgres_ledger_reader import PostgresReader
 from relaymesh.adapters.postgres_ledger_schema import open_prepared, prepare
 from relaymesh.adapters.postgres_ledger_server import Server, find_server
 from relaymesh.adapters.postgres_ledger_writer import PostgresWriter
+from relaymesh.adapters.sql_ledger_queries import ask_for_sealed
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery, LedgerJob
-from relaymesh.units import Timestamp
+from relaymesh.units import AmountMsat, Timestamp
 
 RECONNECT_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 0.2
@@ -157,9 +166,35 @@ class PostgresLedger:
         Raises:
             LedgerError: The server cannot be reached or refuses, or a row was altered.
         """
-        return await gather_evidence(
-            lambda rows, after: self._read(partial(PostgresReader.read_evidence, job_id=job_id, rows=rows, after=after))
+        return await gather_records(
+            PAGE_ROWS,
+            lambda rows, after: self._read(
+                partial(PostgresReader.read_evidence, job_id=job_id, rows=rows, after=after)
+            ),
         )
+
+    async def find_sealed(
+        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
+    ) -> tuple[SealedRecord, ...]:
+        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written.
+
+        Raises:
+            LedgerError: The server cannot be reached or refuses, or a row was altered.
+        """
+
+        def read(rows: int, after: int) -> Awaitable[RecordPage[SealedRecord]]:
+            question = ask_for_sealed(side, client, job_id, rows, after)
+            return self._read(partial(PostgresReader.read_sealed, question=question, rows=rows))
+
+        return in_tranche_order(await gather_records(SEALED_PAGE_ROWS, read), job_id)
+
+    async def paid_since(self, since_ms: int) -> AmountMsat:
+        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+
+        Raises:
+            LedgerError: The server cannot be reached or refuses.
+        """
+        return AmountMsat(await self._read(partial(PostgresReader.read_paid_since, since_ms=since_ms)))
 
     async def sequences(self) -> dict[str, int]:
         """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""

@@ -4,14 +4,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from relaymesh.adapters.ledger_encryption import LedgerCipher
-from relaymesh.adapters.ledger_pages import EvidencePage, JobPage
+from relaymesh.adapters.ledger_pages import JobPage, RecordPage
 from relaymesh.adapters.postgres_ledger_rows import as_row, as_values, read_tranches
 from relaymesh.adapters.postgres_ledger_server import Server
-from relaymesh.adapters.sql_ledger_queries import ALL_SEQUENCES, Question, ask_for_evidence, ask_for_jobs
+from relaymesh.adapters.sql_ledger_queries import (
+    ALL_SEQUENCES,
+    PAID_SINCE,
+    Question,
+    ask_for_evidence,
+    ask_for_jobs,
+)
 from relaymesh.adapters.sql_ledger_rows import RecordRows
 from relaymesh.adapters.sql_ledger_schema import in_postgresql
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord
+from relaymesh.machines.records import EvidenceRecord, SealedRecord
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 
 ResultT = TypeVar("ResultT")
@@ -40,14 +46,32 @@ class PostgresReader:
         found = await self._read(ask_for_jobs(query, rows, after), self._read_jobs)
         return JobPage.of(found, rows)
 
-    async def read_evidence(self, job_id: str | None, rows: int, after: int = 0) -> EvidencePage:
+    async def read_evidence(self, job_id: str | None, rows: int, after: int = 0) -> RecordPage[EvidenceRecord]:
         """At most so many pieces of evidence of one job (or of all), in the order they were first written.
 
         Raises:
             LedgerError: The server was lost (`retryable`) or refuses, or a row was altered.
         """
         found = await self._read(ask_for_evidence(job_id, rows, after), self._read_evidence)
-        return EvidencePage.of(found, rows)
+        return RecordPage.of(found, rows)
+
+    async def read_sealed(self, question: Question, rows: int) -> RecordPage[SealedRecord]:
+        """The sealed tranches that a question of `ask_for_sealed` for so many rows finds.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses, or a row was altered.
+        """
+        found = await self._read(question, self._read_sealed)
+        return RecordPage.of(found, rows)
+
+    async def read_paid_since(self, since_ms: int) -> int:
+        """What the client's side spent, or may have, in tranches opened since then, in msat.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses.
+        """
+        ((spent,),) = await self._read((PAID_SINCE, (since_ms,)), _as_they_are)
+        return int(spent)
 
     async def read_sequences(self) -> dict[str, int]:
         """The last sequence number of each scope.
@@ -55,11 +79,7 @@ class PostgresReader:
         Raises:
             LedgerError: The server was lost (`retryable`) or refuses.
         """
-
-        async def understand(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-            return rows
-
-        return dict(await self._read((ALL_SEQUENCES, ()), understand))
+        return dict(await self._read((ALL_SEQUENCES, ()), _as_they_are))
 
     async def _read_jobs(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, LedgerJob]]:
         jobs = [(number, self._rows.read_job(tuple(row))) for number, *row in rows]
@@ -69,6 +89,9 @@ class PostgresReader:
 
     async def _read_evidence(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, EvidenceRecord]]:
         return [(number, self._rows.read_evidence(tuple(row))) for number, *row in rows]
+
+    async def _read_sealed(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, SealedRecord]]:
+        return [(number, self._rows.read_sealed(tuple(row))) for number, *row in rows]
 
     async def _read(
         self, question: Question, understand: Callable[[list[tuple[Any, ...]]], Awaitable[list[ResultT]]]
@@ -85,3 +108,7 @@ class PostgresReader:
                     return await understand([as_row(row) for row in rows])
                 except (ValueError, TypeError) as error:
                     raise LedgerError(f"{self._server.name} holds a row that cannot be read: it was altered") from error
+
+
+async def _as_they_are(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return rows

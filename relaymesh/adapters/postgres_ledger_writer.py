@@ -15,10 +15,19 @@ from relaymesh.adapters.ledger_changes import Change, NextSequence, Outcome, nex
 from relaymesh.adapters.ledger_encryption import LedgerCipher
 from relaymesh.adapters.postgres_ledger_rows import OF_JOBS, as_row, as_text, as_values, key_columns, read_tranches
 from relaymesh.adapters.postgres_ledger_server import Server
-from relaymesh.adapters.sql_ledger_rows import GET_JOBS, PUT_EVIDENCE, PUT_JOB, PUT_TRANCHE, RecordRows, Row
+from relaymesh.adapters.sql_ledger_rows import (
+    GET_JOBS,
+    GET_SEALED,
+    PUT_EVIDENCE,
+    PUT_JOB,
+    PUT_SEALED,
+    PUT_TRANCHE,
+    RecordRows,
+    Row,
+)
 from relaymesh.adapters.sql_ledger_schema import in_postgresql
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, TrancheRecord
+from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, TrancheRecord
 from relaymesh.ports.ledger import LedgerJob
 from relaymesh.ports.ledger_tables import JobKey, LedgerTables
 
@@ -29,6 +38,7 @@ WHERE side = 'client' AND payment_hash <> '' AND payment_hash = ANY($1::text[])
 """
 # Only that a job is there matters; what is sensitive in it may be long.
 _JOBS: Final = GET_JOBS.replace("body, keys", "NULL::bytea, NULL::bytea") + OF_JOBS
+_SEALED: Final = GET_SEALED + " " + OF_JOBS
 _SEQUENCES: Final = "SELECT scope, value FROM sequence WHERE scope = ANY($1::text[])"
 _PUT_SEQUENCE: Final = """
 INSERT INTO sequence (scope, value) VALUES ($1, $2) ON CONFLICT (scope) DO UPDATE SET value = excluded.value
@@ -36,6 +46,7 @@ INSERT INTO sequence (scope, value) VALUES ($1, $2) ON CONFLICT (scope) DO UPDAT
 _PUT: Final[dict[type[LedgerRecord], str]] = {
     JobRecord: in_postgresql(PUT_JOB),  # before its tranches, which refer to it
     TrancheRecord: in_postgresql(PUT_TRANCHE),
+    SealedRecord: in_postgresql(PUT_SEALED),
     EvidenceRecord: in_postgresql(PUT_EVIDENCE),
 }
 _UNWRITABLE: Final = (UnicodeEncodeError, OverflowError, orjson.JSONEncodeError)
@@ -120,6 +131,8 @@ class PostgresWriter:
                 return self._rows.of_job(record)
             case TrancheRecord():
                 return self._rows.of_tranche(record)
+            case SealedRecord():
+                return self._rows.of_sealed(record)
             case EvidenceRecord():
                 return self._rows.of_evidence(record)
 
@@ -138,6 +151,8 @@ class PostgresWriter:
                 keys.add((side, client, job_id))
         if keys:
             await self._look_up_jobs(group.tables, keys)
+        if any(isinstance(record, SealedRecord) for record in records):
+            await self._look_up_sealed(group.tables, keys)
         scopes = {as_text(change.scope) for change in changes if isinstance(change, NextSequence)}
         if scopes:
             group.sequences.update(map(as_row, await self._connection.fetch(_SEQUENCES, list(scopes))))
@@ -149,6 +164,11 @@ class PostgresWriter:
             job = self._rows.read_job(as_row(row))
             key = (job.side, job.client, job.job_id)
             tables.jobs[key] = LedgerJob(job, tranches.get(key, ()))
+
+    async def _look_up_sealed(self, tables: LedgerTables, keys: set[JobKey]) -> None:
+        for _, *row in await self._connection.fetch(_SEALED, *key_columns(keys)):
+            sealed = self._rows.read_sealed(as_row(row))
+            tables.sealed[(sealed.side, sealed.client, sealed.job_id), sealed.tranche] = sealed
 
     async def _put(self, group: _Group) -> None:
         for kind, statement in _PUT.items():

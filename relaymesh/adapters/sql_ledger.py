@@ -5,7 +5,7 @@ transaction carries them all. So a flush to the disk, which is what a durable wr
 Blocking work is done in threads: one writes, one at a time reads.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,24 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from relaymesh.adapters.ledger_changes import Change, NextSequence
-from relaymesh.adapters.ledger_pages import gather_evidence, gather_jobs
+from relaymesh.adapters.ledger_pages import (
+    PAGE_ROWS,
+    SEALED_PAGE_ROWS,
+    RecordPage,
+    gather_jobs,
+    gather_records,
+    in_tranche_order,
+)
 from relaymesh.adapters.sql_ledger_file import LedgerFile, open_for_reading, open_for_writing
+from relaymesh.adapters.sql_ledger_queries import ask_for_sealed
 from relaymesh.adapters.sql_ledger_reader import LedgerReader
 from relaymesh.adapters.sql_ledger_thread import CommitThread
 from relaymesh.adapters.sql_ledger_writer import LedgerWriter
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery, LedgerJob
-from relaymesh.units import Timestamp
+from relaymesh.units import AmountMsat, Timestamp
 
 ResultT = TypeVar("ResultT")
 
@@ -93,9 +102,33 @@ class SqlLedger:
         Raises:
             LedgerError: The file cannot be read, or was altered.
         """
-        return await gather_evidence(
-            lambda rows, after: self._read(partial(self._reader.read_evidence, job_id, rows, after))
+        return await gather_records(
+            PAGE_ROWS, lambda rows, after: self._read(partial(self._reader.read_evidence, job_id, rows, after))
         )
+
+    async def find_sealed(
+        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
+    ) -> tuple[SealedRecord, ...]:
+        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written.
+
+        Raises:
+            LedgerError: The file cannot be read, or was altered.
+        """
+
+        def read(rows: int, after: int) -> Awaitable[RecordPage[SealedRecord]]:
+            return self._read(
+                partial(self._reader.read_sealed, ask_for_sealed(side, client, job_id, rows, after), rows)
+            )
+
+        return in_tranche_order(await gather_records(SEALED_PAGE_ROWS, read), job_id)
+
+    async def paid_since(self, since_ms: int) -> AmountMsat:
+        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+
+        Raises:
+            LedgerError: The file cannot be read.
+        """
+        return AmountMsat(await self._read(partial(self._reader.read_paid_since, since_ms)))
 
     async def sequences(self) -> dict[str, int]:
         """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""

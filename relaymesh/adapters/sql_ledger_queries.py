@@ -2,9 +2,15 @@
 
 from typing import Final
 
-from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS
+from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS, GET_SEALED
+from relaymesh.machines.records import Side
+from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery
 
+PAID_SINCE: Final = """
+SELECT coalesce(sum(amount_msat + fee_msat), 0) FROM tranche
+WHERE side = 'client' AND state IN ('paying', 'unknown', 'paid', 'released') AND opened_at_ms >= ?
+"""
 ALL_SEQUENCES: Final = "SELECT scope, value FROM sequence ORDER BY scope"
 LARGEST: Final = 2**63 - 1
 _LAST_CHARACTER: Final = "\U0010ffff"
@@ -51,3 +57,11 @@ def ask_for_evidence(job_id: str | None, rows: int, after: int) -> Question:
     if job_id is None:
         return _ALL_EVIDENCE, (after, rows)
     return _EVIDENCE_OF_JOB, (job_id, job_id, after, rows)
+
+
+def ask_for_sealed(side: Side | None, client: PublicKey | None, job_id: str | None, rows: int, after: int) -> Question:
+    """At most so many sealed tranches of this side, client and job (or any), in the order they were first written."""
+    narrowed: dict[str, str | None] = {"side": side, "client": client, "job_id": job_id}
+    wanted = {column: value for column, value in narrowed.items() if value is not None}
+    conditions = " AND ".join(("number > ?", *(f"{column} = ?" for column in wanted)))
+    return f"{GET_SEALED} WHERE {conditions} ORDER BY number LIMIT ?", (after, *wanted.values(), rows)

@@ -4,17 +4,19 @@ import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
-from relaymesh.adapters.ledger_pages import EvidencePage, JobPage
+from relaymesh.adapters.ledger_pages import JobPage, RecordPage
 from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
 from relaymesh.adapters.sql_ledger_queries import (
     ALL_SEQUENCES,
     LARGEST,
+    PAID_SINCE,
+    Question,
     ask_for_evidence,
     ask_for_jobs,
 )
 from relaymesh.adapters.sql_ledger_rows import GET_TRANCHES, RecordRows
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord
+from relaymesh.machines.records import EvidenceRecord, SealedRecord
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 
 ResultT = TypeVar("ResultT")
@@ -38,7 +40,7 @@ class LedgerReader:
         found = self._read(lambda: self._fetch_jobs(*question))
         return JobPage.of(found, rows)
 
-    def read_evidence(self, job_id: str | None, rows: int, after: int = 0) -> EvidencePage:
+    def read_evidence(self, job_id: str | None, rows: int, after: int = 0) -> RecordPage[EvidenceRecord]:
         """At most so many pieces of evidence of one job (or of all), in the order they were first written.
 
         Raises:
@@ -46,7 +48,25 @@ class LedgerReader:
         """
         question = ask_for_evidence(job_id, rows, after)
         found = self._read(lambda: self._fetch_evidence(*question))
-        return EvidencePage.of(found, rows)
+        return RecordPage.of(found, rows)
+
+    def read_sealed(self, question: Question, rows: int) -> RecordPage[SealedRecord]:
+        """The sealed tranches that a question of `ask_for_sealed` for so many rows finds.
+
+        Raises:
+            LedgerError: The file cannot be read, or was altered.
+        """
+        found = self._read(lambda: self._fetch_sealed(*question))
+        return RecordPage.of(found, rows)
+
+    def read_paid_since(self, since_ms: int) -> int:
+        """What the client's side spent, or may have, in tranches opened since then, in msat.
+
+        Raises:
+            LedgerError: The file cannot be read.
+        """
+        ((spent,),) = self._read(lambda: self._connection.execute(PAID_SINCE, (since_ms,)).fetchall())
+        return int(spent)
 
     def read_sequences(self) -> dict[str, int]:
         """The last sequence number of each scope.
@@ -67,6 +87,10 @@ class LedgerReader:
     def _fetch_evidence(self, question: str, values: tuple[object, ...]) -> list[tuple[int, EvidenceRecord]]:
         rows = self._connection.execute(question, values).fetchall()
         return [(number, self._rows.read_evidence(tuple(row))) for number, *row in rows]
+
+    def _fetch_sealed(self, question: str, values: tuple[object, ...]) -> list[tuple[int, SealedRecord]]:
+        rows = self._connection.execute(question, values).fetchall()
+        return [(number, self._rows.read_sealed(tuple(row))) for number, *row in rows]
 
     def _read(self, fetch: Callable[[], list[ResultT]]) -> list[ResultT]:
         """Fetch within one read transaction, so that jobs and tranches are of the same moment."""

@@ -6,13 +6,22 @@ import orjson
 
 from relaymesh.adapters.ledger_encryption import LedgerCipher
 from relaymesh.errors import LedgerError, RemoteProtocolError
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Side, TrancheRecord, TrancheState
-from relaymesh.nostr.event import EventId, PublicKey, parse_event
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    JobState,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+    TrancheState,
+)
+from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent, parse_event
 from relaymesh.nostr.keys import verify
 from relaymesh.units import AmountMsat
 
 Row = tuple[Any, ...]
 
+_LENGTH_BYTES: Final = 4
 _SIDES: Final[dict[str, Side]] = {"client": "client", "node": "node"}
 
 GET_JOBS: Final = """
@@ -33,7 +42,7 @@ ON CONFLICT (side, client, job_id) DO UPDATE SET
 
 GET_ALL_TRANCHES: Final = """
 SELECT side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11, payment_hash,
-       fee_msat, reason, preimage
+       fee_msat, reason, preimage, opened_at_ms
 FROM tranche
 """
 GET_TRANCHES: Final = (
@@ -41,13 +50,19 @@ GET_TRANCHES: Final = (
 )
 PUT_TRANCHE: Final = """
 INSERT INTO tranche (side, client, job_id, tranche, state, settlement_order, units, amount_msat, invoice_label, bolt11,
-                     payment_hash, fee_msat, reason, preimage)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                     payment_hash, fee_msat, reason, preimage, opened_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (side, client, job_id, tranche) DO UPDATE SET
     state = excluded.state, settlement_order = excluded.settlement_order, units = excluded.units,
     amount_msat = excluded.amount_msat, invoice_label = excluded.invoice_label, bolt11 = excluded.bolt11,
     payment_hash = excluded.payment_hash, fee_msat = excluded.fee_msat, reason = excluded.reason,
-    preimage = excluded.preimage
+    preimage = excluded.preimage, opened_at_ms = excluded.opened_at_ms
+"""
+
+GET_SEALED: Final = "SELECT number, side, client, job_id, tranche, commitment, leaves FROM sealed"
+PUT_SEALED: Final = """
+INSERT INTO sealed (side, client, job_id, tranche, commitment, leaves) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (side, client, job_id, tranche) DO UPDATE SET leaves = excluded.leaves
 """
 
 GET_EVIDENCE: Final = "SELECT number, side, job_id, event, plaintext FROM evidence"
@@ -130,12 +145,13 @@ class RecordRows:
             tranche.fee_msat,
             tranche.reason,
             sealed,
+            tranche.opened_at_ms,
         )
 
     def read_tranche(self, row: Row) -> TrancheRecord:
         """The tranche in a row that `GET_TRANCHES` found; LedgerError if it is none."""
         side, client, job_id, number, state, order, units, amount_msat, label, bolt11, payment_hash, *rest = row
-        fee_msat, reason, sealed = rest
+        fee_msat, reason, sealed, opened_at_ms = rest
         preimage = self._open(sealed, "tranche", "preimage", side, client, job_id, number)
         return TrancheRecord(
             side=_read_side(side),
@@ -152,7 +168,24 @@ class RecordRows:
             fee_msat=AmountMsat(fee_msat),
             reason=reason,
             preimage=preimage or None,
+            opened_at_ms=opened_at_ms,
         )
+
+    def of_sealed(self, sealed: SealedRecord) -> Row:
+        """The values of a sealed tranche's row, as `PUT_SEALED` takes them; its leaves are ciphertext already."""
+        leaves = b"".join(len(leaf).to_bytes(_LENGTH_BYTES, "big") + leaf for leaf in sealed.leaves)
+        key = (sealed.side, sealed.client, sealed.job_id, sealed.tranche)
+        return *key, orjson.dumps(sealed.commitment.to_json()), leaves or None
+
+    def read_sealed(self, row: Row) -> SealedRecord:
+        """The sealed tranche in a row that `GET_SEALED` found, its number left out; the signature is checked anew.
+
+        Raises:
+            LedgerError: It is none.
+        """
+        side, client, job_id, tranche, document, leaves = row
+        commitment = _read_event(document, "a sealed commitment")
+        return SealedRecord(_read_side(side), PublicKey(client), job_id, tranche, commitment, _read_leaves(leaves))
 
     def of_evidence(self, evidence: EvidenceRecord) -> Row:
         """The values of an evidence row, as `PUT_EVIDENCE` takes them."""
@@ -169,10 +202,7 @@ class RecordRows:
             LedgerError: It is no event, or not the one that was signed.
         """
         side, job_id, document, sealed = row
-        try:
-            event = verify(parse_event(orjson.loads(document)))
-        except (orjson.JSONDecodeError, RemoteProtocolError) as error:
-            raise LedgerError("a piece of evidence in the ledger does not verify: its file was altered") from error
+        event = _read_event(document, "a piece of evidence")
         plaintext = self._open(sealed, "evidence", "plaintext", side, event.id).decode()
         return EvidenceRecord(_read_side(side), job_id, event, plaintext)
 
@@ -185,6 +215,28 @@ class RecordRows:
         if not isinstance(sealed, bytes):
             raise _unknown_word()
         return self._cipher.open(sealed, *place)
+
+
+def _read_event(document: bytes | str, what: str) -> VerifiedEvent:
+    try:
+        return verify(parse_event(orjson.loads(document)))
+    except (orjson.JSONDecodeError, RemoteProtocolError) as error:
+        raise LedgerError(f"{what} in the ledger does not verify: its file was altered") from error
+
+
+def _read_leaves(stored: object) -> tuple[bytes, ...]:
+    if stored is None:
+        return ()
+    if not isinstance(stored, bytes):
+        raise _unknown_word()
+    leaves, start = [], 0
+    while start < len(stored):
+        end = start + _LENGTH_BYTES + int.from_bytes(stored[start : start + _LENGTH_BYTES], "big")
+        if end > len(stored):
+            raise LedgerError("the leaves of a sealed tranche in the ledger are cut off: its file was altered")
+        leaves.append(stored[start + _LENGTH_BYTES : end])
+        start = end
+    return tuple(leaves)
 
 
 def _read_side(text: str) -> Side:

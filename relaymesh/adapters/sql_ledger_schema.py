@@ -75,7 +75,31 @@ CREATE INDEX evidence_by_job ON evidence (job_id, number);
 CREATE TABLE sequence (scope TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = """
+-- What was bought before counts as opened when its job began.
+ALTER TABLE tranche ADD COLUMN opened_at_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE tranche SET opened_at_ms = (
+    SELECT created_at_ms FROM job
+    WHERE job.side = tranche.side AND job.client = tranche.client AND job.job_id = tranche.job_id
+);
+CREATE INDEX tranche_spent ON tranche (opened_at_ms, amount_msat, fee_msat)
+    WHERE side = 'client' AND state IN ('paying', 'unknown', 'paid', 'released');
+
+-- `leaves` are encrypted as they are delivered, each after its length in four bytes; erased, they are NULL.
+CREATE TABLE sealed (
+    number INTEGER PRIMARY KEY,
+    side TEXT NOT NULL,
+    client TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    tranche INTEGER NOT NULL,
+    commitment BLOB NOT NULL,
+    leaves BLOB,
+    UNIQUE (side, client, job_id, tranche),
+    FOREIGN KEY (side, client, job_id, tranche) REFERENCES tranche (side, client, job_id, tranche)
+);
+"""
+
+MIGRATIONS: Final = (_FIRST, _SECOND)
 
 _POSTGRESQL_WORDS: Final = {
     "number INTEGER PRIMARY KEY": "number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",

@@ -10,13 +10,28 @@ import orjson
 
 from relaymesh.adapters.ledger_changes import Change, NextSequence, Outcome, next_value, unwritable
 from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
-from relaymesh.adapters.sql_ledger_rows import GET_TRANCHES, PUT_EVIDENCE, PUT_JOB, PUT_TRANCHE, RecordRows
+from relaymesh.adapters.sql_ledger_rows import (
+    GET_SEALED,
+    GET_TRANCHES,
+    PUT_EVIDENCE,
+    PUT_JOB,
+    PUT_SEALED,
+    PUT_TRANCHE,
+    RecordRows,
+)
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, TrancheRecord
-from relaymesh.ports.ledger_rules import check_stays_terminal, missing_job, repeated_payment_hash
+from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, TrancheRecord
+from relaymesh.ports.ledger_rules import (
+    check_stays_sealed,
+    check_stays_terminal,
+    missing_job,
+    missing_tranche,
+    repeated_payment_hash,
+)
 
 ERASE_AFTER_SECONDS: Final = 1.0
 _BUSY_MILLISECONDS: Final = 5_000
+_GET_ONE_SEALED: Final = GET_SEALED + " WHERE side = ? AND client = ? AND job_id = ? AND tranche = ?"
 _UNWRITABLE: Final = (
     UnicodeEncodeError,
     orjson.JSONEncodeError,
@@ -116,6 +131,8 @@ class LedgerWriter:
                 self._connection.execute(PUT_JOB, self._rows.of_job(record))
             case TrancheRecord():
                 self._put_tranche(record)
+            case SealedRecord():
+                self._put_sealed(record)
             case EvidenceRecord(side=side, event=event, plaintext=plaintext):
                 if not plaintext:
                     self._note_erasure("SELECT plaintext FROM evidence WHERE side = ? AND event_id = ?", side, event.id)
@@ -137,6 +154,20 @@ class LedgerWriter:
                 raise repeated_payment_hash(record) from error
             raise
         if stored is not None and stored.preimage and not record.preimage:
+            self._has_erased = True
+
+    def _put_sealed(self, record: SealedRecord) -> None:
+        key = (record.side, record.client, record.job_id, record.tranche)
+        row = self._connection.execute(_GET_ONE_SEALED, key).fetchone()
+        stored = None if row is None else self._rows.read_sealed(row[1:])
+        check_stays_sealed(stored, record)
+        try:
+            self._connection.execute(PUT_SEALED, self._rows.of_sealed(record))
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+                raise missing_tranche(record) from error
+            raise
+        if stored is not None and stored.leaves and not record.leaves:
             self._has_erased = True
 
     def _note_erasure(self, question: str, *key: str) -> None:

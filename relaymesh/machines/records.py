@@ -51,7 +51,10 @@ class TrancheRecord:
         invoice_label: What the node's wallet knows the invoice by; empty on the client's side.
         reason: Why it failed, for a person; empty otherwise.
         fee_msat: What routing cost the payer on top.
-        preimage: Sensitive; the proof of payment once paid.
+        preimage: Sensitive; the proof of payment once paid. On the node's side of a sealed tranche it is k, known from
+            the beginning.
+        opened_at_ms: When this side opened the tranche: the buyer when it decided to pay, the seller when it wanted to
+            be paid. It never changes.
     """
 
     side: Side
@@ -68,6 +71,7 @@ class TrancheRecord:
     fee_msat: AmountMsat = AmountMsat(0)
     reason: str = ""
     preimage: bytes | None = field(default=None, repr=False)
+    opened_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,25 @@ class EvidenceRecord:
     plaintext: str = field(default="", repr=False)
 
 
-LedgerRecord = JobRecord | TrancheRecord | EvidenceRecord
+@dataclass(frozen=True, slots=True)
+class SealedRecord:
+    """What a sealed tranche was delivered as: kept so that a preimage is enough to read it (RM-03, "Sealed delivery").
+
+    Args:
+        client: The client session key; with side, job id and tranche it is the key of the row, as of the tranche's.
+        commitment: The node's signed 8774.
+        leaves: The leaves as they were delivered, encrypted under k, in order; empty once they are no longer needed.
+    """
+
+    side: Side
+    client: PublicKey
+    job_id: str
+    tranche: int
+    commitment: VerifiedEvent
+    leaves: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+LedgerRecord = JobRecord | TrancheRecord | SealedRecord | EvidenceRecord
 
 
 @dataclass(frozen=True, slots=True)

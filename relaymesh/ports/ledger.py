@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, Side, TrancheRecord
-from relaymesh.units import Timestamp
+from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, Side, TrancheRecord
+from relaymesh.nostr.event import PublicKey
+from relaymesh.units import AmountMsat, Timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,21 @@ class JobQuery:
     limit: int = 1_000
 
 
-class Ledger(Protocol):
+class SpentMoney(Protocol):
+    """What was spent before, for whoever limits it."""
+
+    async def paid_since(self, since_ms: int) -> AmountMsat:
+        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+
+        These are the tranches in the states `paying`, `unknown`, `paid` and `released`.
+
+        Args:
+            since_ms: Unix time in milliseconds; what was opened in that very millisecond counts.
+        """
+        ...
+
+
+class Ledger(SpentMoney, Protocol):
     """Jobs, tranches, evidence and sequence numbers of one identity."""
 
     async def write(self, records: tuple[LedgerRecord, ...]) -> None:
@@ -42,7 +57,9 @@ class Ledger(Protocol):
         A job is keyed by (side, client, job id), a tranche by (side, client, job id, tranche), evidence by
         (side, event id): what several jobs share, a session's quote, is kept once, for the first of them. A tranche
         comes after its job or in the same write, since nobody would find it without. A terminal tranche never changes
-        again, nor does a payment hash serve two tranches of the client's side.
+        again, nor does a payment hash serve two tranches of the client's side. What a sealed tranche was delivered as
+        is keyed as the tranche is and comes after it or in the same write; its commitment never changes, and its leaves
+        only once, when they are erased.
 
         Raises:
             LedgerError: The records could not be made durable, or break one of these rules; none of them was written.
@@ -57,6 +74,15 @@ class Ledger(Protocol):
         """The evidence of one job (or of all), in the order in which it was first written.
 
         A job's evidence is what was written for it, and the quote that it cites, whichever job that was written for.
+        """
+        ...
+
+    async def find_sealed(
+        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
+    ) -> tuple[SealedRecord, ...]:
+        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written.
+
+        What is None does not narrow the search.
         """
         ...
 

@@ -6,11 +6,19 @@ They guard money against a caller that is wrong, so they are checked where recor
 from typing import Final
 
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import TERMINAL_TRANCHE_STATES, JobState, TrancheRecord, TrancheState
+from relaymesh.machines.records import (
+    TERMINAL_TRANCHE_STATES,
+    JobState,
+    SealedRecord,
+    TrancheRecord,
+    TrancheState,
+)
 from relaymesh.ports.ledger import LedgerJob
 
 UNRESOLVED_JOB_STATES: Final = frozenset({JobState.OPEN, JobState.UNKNOWN})
 UNRESOLVED_TRANCHE_STATES: Final = frozenset(TrancheState) - TERMINAL_TRANCHE_STATES
+SPENT_STATES: Final = frozenset({TrancheState.PAYING, TrancheState.UNKNOWN, TrancheState.PAID, TrancheState.RELEASED})
+"""Where a tranche of the client's side has cost money, or may have."""
 
 _SHOWN_CHARACTERS: Final = 16
 
@@ -32,6 +40,25 @@ def check_stays_terminal(stored: TrancheRecord | None, record: TrancheRecord) ->
         raise LedgerError(f"{_name(record)} is {stored.state.value} in the ledger and must never change again")
 
 
+def check_stays_sealed(stored: SealedRecord | None, record: SealedRecord) -> None:
+    """What a tranche was sealed as never changes; its leaves may be erased, and then they stay so.
+
+    Raises:
+        LedgerError: `stored` has another commitment, or other leaves than `record`, which has some.
+    """
+    if stored is None:
+        return
+    if stored.commitment != record.commitment:
+        raise LedgerError(f"{_name(record)} is committed to in the ledger and must never be sealed again")
+    if record.leaves not in ((), stored.leaves):
+        raise LedgerError(f"{_name(record)} has its leaves in the ledger, which may be erased and never change")
+
+
+def missing_tranche(record: SealedRecord) -> LedgerError:
+    """What a sealed tranche is refused with whose payment the ledger does not know."""
+    return LedgerError(f"what {_name(record)} was sealed as cannot be written to the ledger before the tranche")
+
+
 def missing_job(record: TrancheRecord) -> LedgerError:
     """What a tranche without its job is refused with: after a restart nobody would find its money."""
     return LedgerError(f"{_name(record)} cannot be written to the ledger before its job")
@@ -42,5 +69,5 @@ def repeated_payment_hash(record: TrancheRecord) -> LedgerError:
     return LedgerError(f"{_name(record)} has the payment hash of another tranche in the ledger; it must not be paid")
 
 
-def _name(record: TrancheRecord) -> str:
+def _name(record: TrancheRecord | SealedRecord) -> str:
     return f"tranche {record.tranche} of job {record.job_id[:_SHOWN_CHARACTERS]}"

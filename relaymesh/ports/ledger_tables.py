@@ -8,10 +8,16 @@ from collections import ChainMap
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, Side, TrancheRecord
+from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, Side, TrancheRecord
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.ports.ledger import LedgerJob
-from relaymesh.ports.ledger_rules import check_stays_terminal, missing_job, repeated_payment_hash
+from relaymesh.ports.ledger_rules import (
+    check_stays_sealed,
+    check_stays_terminal,
+    missing_job,
+    missing_tranche,
+    repeated_payment_hash,
+)
 
 JobKey = tuple[Side, PublicKey, str]
 TrancheKey = tuple[JobKey, int]
@@ -25,6 +31,7 @@ class LedgerTables:
     jobs: MutableMapping[JobKey, LedgerJob] = field(default_factory=dict)
     evidence: MutableMapping[EvidenceKey, EvidenceRecord] = field(default_factory=dict)
     payers: MutableMapping[str, TrancheKey] = field(default_factory=dict)
+    sealed: MutableMapping[TrancheKey, SealedRecord] = field(default_factory=dict)
 
     def write(self, records: tuple[LedgerRecord, ...]) -> None:
         """Insert or replace these records, all or none of them.
@@ -37,12 +44,14 @@ class LedgerTables:
             ChainMap(changes.jobs, self.jobs),
             ChainMap(changes.evidence, self.evidence),
             ChainMap(changes.payers, self.payers),
+            ChainMap(changes.sealed, self.sealed),
         )
         for record in records:
             staged.put(record)
         self.jobs.update(changes.jobs)
         self.evidence.update(changes.evidence)
         self.payers.update(changes.payers)
+        self.sealed.update(changes.sealed)
 
     def put(self, record: LedgerRecord) -> None:
         """Insert or replace one record; LedgerError if that breaks a rule."""
@@ -52,6 +61,8 @@ class LedgerTables:
                 self.jobs[side, client, job_id] = LedgerJob(record, () if known is None else known.tranches)
             case TrancheRecord():
                 self._put_tranche(record)
+            case SealedRecord():
+                self._put_sealed(record)
             case EvidenceRecord(side=side, event=event):
                 first = self.evidence.get((side, event.id), record)
                 self.evidence[side, event.id] = replace(first, plaintext=record.plaintext)
@@ -69,6 +80,14 @@ class LedgerTables:
             self.payers[record.payment_hash] = (key, record.tranche)
         tranches[record.tranche] = record
         self.jobs[key] = LedgerJob(job.job, tuple(tranches[number] for number in sorted(tranches)))
+
+    def _put_sealed(self, record: SealedRecord) -> None:
+        key = (record.side, record.client, record.job_id)
+        job = self.jobs.get(key)
+        if job is None or all(tranche.tranche != record.tranche for tranche in job.tranches):
+            raise missing_tranche(record)
+        check_stays_sealed(self.sealed.get((key, record.tranche)), record)
+        self.sealed[key, record.tranche] = record
 
     def _is_in_use(self, payment_hash: str, besides: TrancheKey) -> bool:
         payer = self.payers.get(payment_hash)

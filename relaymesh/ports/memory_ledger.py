@@ -5,11 +5,12 @@ It forgets with its process; whatever opens it again is given the same object.
 
 import anyio.lowlevel
 
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery, LedgerJob
-from relaymesh.ports.ledger_rules import is_unresolved
+from relaymesh.ports.ledger_rules import SPENT_STATES, is_unresolved
 from relaymesh.ports.ledger_tables import LedgerTables
-from relaymesh.units import Timestamp
+from relaymesh.units import AmountMsat, Timestamp
 
 
 class MemoryLedger:
@@ -43,6 +44,31 @@ class MemoryLedger:
         }
         return tuple(
             record for key, record in self._tables.evidence.items() if job_id in (None, record.job_id) or key in quotes
+        )
+
+    async def find_sealed(
+        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
+    ) -> tuple[SealedRecord, ...]:
+        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written."""
+        await anyio.lowlevel.checkpoint()
+        found = [
+            record
+            for record in self._tables.sealed.values()
+            if side in (None, record.side) and client in (None, record.client) and job_id in (None, record.job_id)
+        ]
+        return tuple(found if job_id is None else sorted(found, key=lambda record: record.tranche))
+
+    async def paid_since(self, since_ms: int) -> AmountMsat:
+        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then."""
+        await anyio.lowlevel.checkpoint()
+        return AmountMsat(
+            sum(
+                tranche.amount_msat + tranche.fee_msat
+                for job in self._tables.jobs.values()
+                if job.job.side == "client"
+                for tranche in job.tranches
+                if tranche.state in SPENT_STATES and tranche.opened_at_ms >= since_ms
+            )
         )
 
     async def next_sequence(self, scope: str, now: Timestamp) -> int:

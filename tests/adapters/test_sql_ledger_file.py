@@ -16,7 +16,7 @@ from relaymesh.adapters.sql_ledger_schema import MIGRATIONS
 from relaymesh.errors import LedgerError
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.units import Timestamp
-from tests.conformance.ledger.records import BODY, PREIMAGE, make_evidence, make_job, make_tranche
+from tests.conformance.ledger.records import BODY, PREIMAGE, make_evidence, make_job, make_sealed, make_tranche
 
 pytestmark = pytest.mark.anyio
 
@@ -30,13 +30,15 @@ def path(tmp_path: Path) -> Path:
 
 async def fill(path: Path) -> None:
     async with SqlLedger.open(path, key=KEY) as ledger:
-        await ledger.write((make_job(), make_tranche(preimage=PREIMAGE), make_evidence(plaintext="{}")))
+        await ledger.write((make_job(), make_tranche(preimage=PREIMAGE), make_evidence(plaintext="{}"), make_sealed()))
 
 
 async def read(path: Path, key: bytes = KEY) -> int:
     """How much there is in the ledger."""
     async with SqlLedger.open(path, key=key, read_only=True) as ledger:
-        return len(await ledger.find_jobs(JobQuery())) + len(await ledger.find_evidence())
+        return sum(
+            map(len, (await ledger.find_jobs(JobQuery()), await ledger.find_evidence(), await ledger.find_sealed()))
+        )
 
 
 def alter(path: Path, statement: str, *values: object) -> None:
@@ -115,7 +117,7 @@ async def test_a_ledger_opened_for_reading_refuses_to_write(path: Path) -> None:
             await ledger.write((make_job(2),))
         with pytest.raises(LedgerError, match="only to be read"):
             await ledger.next_sequence("offer", Timestamp(1))
-    assert await read(path) == 2
+    assert await read(path) == 3
 
 
 # ── the wrong key, the wrong file ─────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +128,7 @@ async def test_another_key_opens_nothing_and_says_so(path: Path) -> None:
     for open_file in (open_for_writing, open_for_reading):
         with pytest.raises(LedgerError, match="made with another key; give the key file"):
             open_file(path, b"\x08" * 32)
-    assert await read(path) == 2
+    assert await read(path) == 3
 
 
 async def test_there_is_nothing_to_read_where_no_ledger_is(path: Path) -> None:
@@ -209,6 +211,9 @@ async def test_a_damaged_file_is_told_in_one_sentence(path: Path) -> None:
         "UPDATE evidence SET event = 'nothing'",
         'UPDATE evidence SET event = replace(event, \'"content":"{}"\', \'"content":"[]"\')',
         "UPDATE evidence SET plaintext = x'11'",
+        'UPDATE sealed SET commitment = replace(commitment, \'"content":"{}"\', \'"content":"[]"\')',
+        "UPDATE sealed SET leaves = substr(leaves, 1, length(leaves) - 1)",
+        "UPDATE sealed SET leaves = 7",
     ],
 )
 async def test_a_row_that_was_altered_is_told_and_not_believed(path: Path, statement: str) -> None:
@@ -254,7 +259,7 @@ async def test_an_older_ledger_is_brought_up_to_date_by_whoever_writes(
         await read(path)
     async with SqlLedger.open(path, key=KEY) as ledger:
         assert len(await ledger.find_jobs(JobQuery())) == 1
-    assert await read(path) == 2
+    assert await read(path) == 3
 
 
 # ── what SQLite says ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,6 +25,7 @@ from tests.conformance.ledger.records import (
     job_id,
     make_evidence,
     make_job,
+    make_sealed,
     make_tranche,
 )
 from tests.conformance.ledger.rules import Opener
@@ -56,11 +57,21 @@ TRANCHES = st.builds(
     state=st.sampled_from(TrancheState),
     payment_hash=st.sampled_from(["", *(f"{number:064x}" for number in range(4))]),
     preimage=st.sampled_from([None, PREIMAGE]),
+    opened_at_ms=st.integers(0, 3),
+)
+SEALED = st.builds(
+    make_sealed,
+    NUMBERS,
+    st.integers(0, 2),
+    side=SIDES,
+    client=CLIENTS,
+    content=st.sampled_from(["{}", "{}", "[]"]),
+    leaves=st.sampled_from([(), (b"leaf",), (b"leaf", b"another")]),
 )
 EVIDENCE = st.builds(
     make_evidence, NUMBERS, side=SIDES, content=st.sampled_from(["{}", "[]"]), plaintext=st.text(max_size=3)
 )
-WRITES = st.lists(st.one_of(JOBS, TRANCHES, EVIDENCE), max_size=4).map(tuple)
+WRITES = st.lists(st.one_of(JOBS, TRANCHES, SEALED, EVIDENCE), max_size=4).map(tuple)
 QUERIES = st.builds(
     JobQuery,
     side=st.none() | SIDES,
@@ -148,6 +159,11 @@ class LedgersAgree(RuleBasedStateMachine):
         expected = self._portal.call(self._model.find_evidence, wanted)
         assert self._portal.call(self._ledger.find_evidence, wanted) == expected
 
+    @rule(since_ms=st.integers(0, 4))
+    def sum_what_was_spent(self, since_ms: int) -> None:
+        expected = self._portal.call(self._model.paid_since, since_ms)
+        assert self._portal.call(self._ledger.paid_since, since_ms) == expected
+
     @rule()
     def restart(self) -> None:
         self._ledger_scope.close()
@@ -157,6 +173,8 @@ class LedgersAgree(RuleBasedStateMachine):
     def all_is_equal(self) -> None:
         expected = self._portal.call(self._model.find_jobs, JobQuery())
         assert self._portal.call(self._ledger.find_jobs, JobQuery()) == expected
+        sealed = self._portal.call(self._model.find_sealed)
+        assert self._portal.call(self._ledger.find_sealed) == sealed
 
 
 # Each example makes a ledger on the disk: a tenth of the profile's examples, of many steps each, and none of them

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Side, TrancheRecord, TrancheState
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    JobState,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+    TrancheState,
+)
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.nostr.kinds import Kind
@@ -68,3 +76,18 @@ def make_evidence(
     tags = (("t", "relaymesh"), ("p", CLIENT), ("job", job_id(number)))
     unsigned = UnsignedEvent(NODE.public_key, Timestamp(1_790_000_000), Kind.METERING, tags, content)
     return EvidenceRecord(side, job_id(number), NODE.sign(unsigned), plaintext)
+
+
+def make_sealed(
+    number: int = 1,
+    tranche: int = 0,
+    *,
+    side: Side = "client",
+    client: PublicKey = CLIENT,
+    content: str = "{}",
+    leaves: tuple[bytes, ...] = (b"the first leaf", b"the second"),
+) -> SealedRecord:
+    """What a tranche was delivered as; the same numbers and content give the same commitment."""
+    tags = (("t", "relaymesh"), ("p", client), ("job", job_id(number)), ("tranche", str(tranche)))
+    unsigned = UnsignedEvent(NODE.public_key, Timestamp(1_790_000_000), Kind.SEALED_COMMITMENT, tags, content)
+    return SealedRecord(side, client, job_id(number), tranche, NODE.sign(unsigned), leaves)

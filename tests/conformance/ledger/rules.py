@@ -38,6 +38,7 @@ from tests.conformance.ledger.records import (
     make_job,
     make_tranche,
 )
+from tests.conformance.ledger.sealed_rules import SEALED_RULES
 from tests.machines.pair import Pair, contract
 
 Opener = Callable[[], AbstractAsyncContextManager[Ledger]]
@@ -405,4 +406,5 @@ RULES: tuple[Rule, ...] = (
     everything_is_there_when_the_ledger_is_opened_again,
     many_may_write_at_once_and_each_sees_what_it_wrote,
     a_write_that_is_refused_does_no_harm_to_those_beside_it,
+    *SEALED_RULES,
 )
