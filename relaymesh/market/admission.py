@@ -12,7 +12,7 @@ from relaymesh.market.pricing import affordable_output_units, estimate, price_ce
 from relaymesh.nostr.event import EventId
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.protocol.offer import PriceRow
-from relaymesh.protocol.quote import JobShape, Quote, QuoteRequest, RequestedJob
+from relaymesh.protocol.quote import JobShape, Quote, QuotedTerm, QuoteRequest, RequestedJob
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
@@ -97,7 +97,7 @@ def admit_quote_request(
         row=row,
         estimated_msat=estimate(row, shape),
         max_msat=best.maximum_msat,
-        settlement=quote_terms(row, shape, offer.settlement, request.settlement, best.maximum_msat),
+        settlement=best.terms,
         valid_until_ms=min(now_ms + validity_ms, offer.valid_until * MILLISECONDS_PER_SECOND),
         eta_in_ms=eta_ms + load.waiting_ms,
     )
@@ -156,6 +156,7 @@ class _PricedRow:
     offer: SignedOffer
     position: int
     maximum_msat: AmountMsat
+    terms: tuple[QuotedTerm, ...]
 
     @property
     def row(self) -> PriceRow:
@@ -169,11 +170,11 @@ def _best_row(request: RequestedJob, offers: Mapping[EventId, SignedOffer], now_
     refusals = [refuse(RefusalCode.MODEL_NOT_OFFERED, "this node does not offer that model for that job type")]
     admitted: list[_PricedRow] = []
     for offer, position in _matching_rows(request, relied_on):
-        priced = _examine_row(request, offer, offer.offer.rows[position])
+        priced = _examine_row(request, offer, position)
         if isinstance(priced, Refusal):
             refusals.append(priced)
         else:
-            admitted.append(_PricedRow(offer, position, priced))
+            admitted.append(priced)
     if not admitted:
         return max(refusals, key=lambda refusal: _NEAREST_LAST.index(refusal.code))
     return min(admitted, key=lambda priced: (priced.maximum_msat, priced.offer.event.id, priced.position))
@@ -199,20 +200,25 @@ def _matching_rows(request: RequestedJob, offers: tuple[SignedOffer, ...]) -> It
                 yield offer, position
 
 
-def _examine_row(request: RequestedJob, offer: SignedOffer, row: PriceRow) -> AmountMsat | Refusal:
+def _examine_row(request: RequestedJob, offer: SignedOffer, position: int) -> _PricedRow | Refusal:
+    row = offer.offer.rows[position]
     for capability in request.capabilities:
         if capability not in row.capabilities:
             return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this row does not offer {capability!r}")
-    if not any(term.order in request.settlement and term.scope == "job" for term in offer.offer.settlement):
-        orders = ", ".join(dict.fromkeys(term.order for term in offer.offer.settlement if term.scope == "job"))
-        return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this node settles by {orders or 'session tranches'} only")
     refusal = _examine_limits(request.shape, row)
     if refusal is not None:
         return refusal
     maximum_msat = price_ceiling(row, request.shape, request.budget_msat)
     if maximum_msat is None:
         return refuse(RefusalCode.OVER_BUDGET, f"this job may cost more than {request.budget_msat} msat here")
-    return maximum_msat
+    terms = quote_terms(row, request.shape, offer.offer.settlement, request.settlement, maximum_msat)
+    if not terms:
+        any_order = quote_terms(
+            row, request.shape, offer.offer.settlement, ("prepay", "sealed", "postpay"), maximum_msat
+        )
+        orders = ", ".join(dict.fromkeys(term.order for term in any_order)) or "tranches too small for it"
+        return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this node settles such a job by {orders} only")
+    return _PricedRow(offer, position, maximum_msat, terms)
 
 
 def _examine_limits(shape: JobShape, row: PriceRow) -> Refusal | None:

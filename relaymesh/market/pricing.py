@@ -15,6 +15,8 @@ from relaymesh.protocol.quote import JobShape, QuotedTerm
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat
 
 MAXIMUM_TRANCHES: Final = 32
+SESSION_RESERVE_DIVISOR: Final = 4
+"""The next session tranche is asked for when less than this part of one is left."""
 UNBOUNDED_MSAT: Final = AmountMsat(MAXIMUM_INTEGER)
 
 
@@ -213,8 +215,17 @@ class TranchePlan:
 
     @property
     def largest_msat(self) -> AmountMsat:
-        """What the dearest tranche costs: the most that either side can have at stake at once."""
+        """What the dearest tranche costs: what is at stake where no tranche begins before the last one is settled."""
         return max(self.price(index) for index in range(self.count))
+
+    @property
+    def prepaid_msat(self) -> AmountMsat:
+        """The most that can be paid and not delivered under `prepay`, whose next tranche is paid ahead of its need.
+
+        RM-03, "Orders": two tranches that follow one another, where there are so many.
+        """
+        two = (self._cost_through(i) - (self._cost_through(i - 2) if i > 1 else 0) for i in range(1, self.count))
+        return AmountMsat(max(two, default=self.total_msat))
 
     def units_through(self, index: int) -> int:
         """Output units of the tranches 0 … `index` together."""
@@ -253,8 +264,8 @@ def quote_terms(
     Args:
         row: The price row of the quote.
         shape: What is to be priced.
-        terms: What the node offers, in its order of preference. Those for a whole session are passed over: what is at
-            stake under them does not depend on one job.
+        terms: What the node offers, in its order of preference. Passed over are a session's tranche that does not hold
+            the job, and whatever but `prepay` for a price by the second, which the buyer could not check.
         orders: What the buyer accepts, best first; the answer is in this order.
         maximum_msat: The most the job may cost: it alone bounds a job priced by the second.
 
@@ -265,19 +276,40 @@ def quote_terms(
     quoted: list[QuotedTerm] = []
     for order in dict.fromkeys(orders):
         for term in terms:
-            if term.order != order or term.scope != "job":
+            if term.order != order or (row.unit == "second" and order != "prepay"):
                 continue
-            stake = TranchePlan(row, input_units, output_units, term.tranche_units).largest_msat
-            quoted.append(
-                QuotedTerm(
-                    order=order,
-                    scope=term.scope,
-                    tranche_units=term.tranche_units,
-                    exposure_buyer_msat=AmountMsat(0) if order == "postpay" else stake,
-                    exposure_node_msat=AmountMsat(0) if order == "prepay" else stake,
-                )
-            )
+            exposure = _exposure(term, row, input_units, output_units)
+            if exposure is not None:
+                buyer_msat, node_msat = exposure
+                quoted.append(QuotedTerm(**dict(term), exposure_buyer_msat=buyer_msat, exposure_node_msat=node_msat))
     return tuple(quoted)
+
+
+def session_exposure(tranche_msat: int) -> AmountMsat:
+    """What a buyer can lose under prepaid session tranches of this amount: one, and a quarter that is left of another.
+
+    RM-03, "Session tranches": the next tranche is paid ahead of its need.
+    """
+    return AmountMsat(tranche_msat + tranche_msat // SESSION_RESERVE_DIVISOR)
+
+
+def _exposure(
+    term: SettlementTerm, row: PriceRow, input_units: int, output_units: int
+) -> tuple[AmountMsat, AmountMsat] | None:
+    """What buyer and node can lose; None where a job of this size cannot be settled so."""
+    if term.scope == "session":
+        tranche_msat = AmountMsat(term.tranche_units or 0)
+        if term.order != "prepay" or cost_within(row, input_units, output_units, tranche_msat) is None:
+            return None
+        return session_exposure(tranche_msat), AmountMsat(0)
+    plan = TranchePlan(row, input_units, output_units, term.tranche_units)
+    match term.order:
+        case "prepay":
+            return plan.prepaid_msat, AmountMsat(0)
+        case "postpay":
+            return AmountMsat(0), plan.largest_msat
+        case "sealed":
+            return plan.largest_msat, plan.largest_msat
 
 
 def _exact_cost(row: Priced, input_units: int, output_units: int) -> int:

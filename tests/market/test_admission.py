@@ -114,12 +114,12 @@ def test_capabilities_that_the_row_offers_are_no_reason_to_refuse() -> None:
 
 
 def test_a_refused_settlement_says_what_the_node_would_accept() -> None:
-    session = prepay().model_copy(update={"scope": "session"})
+    session = prepay(5).model_copy(update={"scope": "session"})
     both, session_only = signed_offer(settlement=(prepay(5), prepay(), session)), signed_offer(settlement=(session,))
-    for offer, accepted in ((both, "prepay"), (session_only, "session tranches")):
+    for offer, accepted in ((both, "prepay"), (session_only, "tranches too small for it")):
         refused = answer(quote_request(offer, settlement=("sealed",)), offer)
         assert isinstance(refused, Refusal)
-        assert refused.reason == f"this node settles by {accepted} only"
+        assert refused.reason == f"this node settles such a job by {accepted} only"
 
 
 def test_every_limit_is_reached_before_it_is_exceeded() -> None:
@@ -233,7 +233,7 @@ def test_every_quote_keeps_to_the_offer_the_limits_and_the_budget(
     assert size.output_tokens <= quote.row.output_limit
     assert quote.row.context_limit == 0 or size.input_tokens + size.output_tokens <= quote.row.context_limit
     assert {term.order for term in quote.settlement} <= set(accepted)
-    assert all(term.exposure_buyer_msat <= quote.max_msat for term in quote.settlement)
+    assert all(term.exposure_buyer_msat <= quote.max_msat for term in quote.settlement if term.scope == "job")
 
 
 def admit(price: PriceRow, taken: int, wanted: int, maximum: int = 10**6) -> int | Refusal:

@@ -214,13 +214,13 @@ def test_terms_come_in_the_buyers_order_with_what_each_side_can_lose() -> None:
     quoted = quote_terms(price, shape(100, 400), offered, ("sealed", "prepay", "postpay"))
     assert [(term.order, term.tranche_units, term.exposure_buyer_msat, term.exposure_node_msat) for term in quoted] == [
         ("sealed", 200, 500, 500),
-        ("prepay", 100, 300, 0),
+        ("prepay", 100, 500, 0),
         ("prepay", None, 900, 0),
         ("postpay", None, 0, 900),
     ]
 
 
-def test_terms_that_the_buyer_does_not_accept_or_that_span_a_session_are_left_out() -> None:
+def test_terms_that_the_buyer_does_not_accept_or_that_are_too_small_are_left_out() -> None:
     offered = (SettlementTerm(order="prepay", scope="session", tranche_units=10), SettlementTerm(order="postpay"))
     assert quote_terms(row(), shape(), offered, ("prepay", "sealed")) == ()
 
@@ -234,7 +234,8 @@ def test_no_one_can_lose_more_than_the_whole_job(
     assert ceiling is not None
     for term in quote_terms(price, size, tuple(offered), tuple(accepted), ceiling):
         assert term.order in accepted
-        assert max(term.exposure_buyer_msat, term.exposure_node_msat) <= ceiling
+        if term.scope == "job":
+            assert max(term.exposure_buyer_msat, term.exposure_node_msat) <= ceiling
         assert term.exposure_node_msat == 0 or term.order != "prepay"
         assert term.exposure_buyer_msat == 0 or term.order != "postpay"
 
@@ -247,3 +248,29 @@ def test_seconds_are_planned_for_as_far_as_the_money_goes(rate: int, budget: Amo
     assert exact(price, 0, seconds) <= budget
     assert seconds == 10**9 or exact(price, 0, seconds + 1) > budget
     assert planned_units(row(), shape(), budget) == (100, 400)
+
+
+def test_a_session_tranche_is_quoted_where_the_job_fits_into_it() -> None:
+    price = row(minimum_msat=0, per=1, input_msat=1, output_msat=2)
+    session = SettlementTerm(order="prepay", scope="session", tranche_units=900)
+    (quoted,) = quote_terms(price, shape(100, 400), (session,), ("prepay",))
+    assert (quoted.exposure_buyer_msat, quoted.exposure_node_msat) == (1_125, 0)
+    assert quote_terms(price, shape(101, 400), (session,), ("prepay",)) == ()
+
+
+def test_a_price_by_the_second_is_prepaid_only() -> None:
+    offered = (SettlementTerm(order="sealed"), prepay(), SettlementTerm(order="postpay"))
+    quoted = quote_terms(
+        row(unit="second"), shape(100, 400), offered, ("sealed", "prepay", "postpay"), AmountMsat(9_000)
+    )
+    assert [term.order for term in quoted] == ["prepay"]
+
+
+@given(rows, quantities, st.integers(0, 5_000), st.integers(1, 700))
+def test_no_two_tranches_that_are_paid_and_not_delivered_exceed_the_exposure(
+    price: PriceRow, input_units: int, output_units: int, tranche_units: int
+) -> None:
+    plan = TranchePlan(price, input_units, output_units, tranche_units)
+    prices = [plan.price(index) for index in range(plan.count)]
+    at_stake = [sum(prices[max(index - 1, 0) : index + 1]) for index in range(plan.count)]
+    assert max(at_stake) == plan.prepaid_msat
