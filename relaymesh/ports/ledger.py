@@ -48,7 +48,20 @@ class SpentMoney(Protocol):
         ...
 
 
-class Ledger(SpentMoney, Protocol):
+class SealedDeliveries(Protocol):
+    """What was delivered sealed, for whoever has the preimages."""
+
+    async def find_sealed(
+        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
+    ) -> tuple[SealedRecord, ...]:
+        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written.
+
+        What is None does not narrow the search.
+        """
+        ...
+
+
+class Ledger(SpentMoney, SealedDeliveries, Protocol):
     """Jobs, tranches, evidence and sequence numbers of one identity."""
 
     async def write(self, records: tuple[LedgerRecord, ...]) -> None:
@@ -74,15 +87,6 @@ class Ledger(SpentMoney, Protocol):
         """The evidence of one job (or of all), in the order in which it was first written.
 
         A job's evidence is what was written for it, and the quote that it cites, whichever job that was written for.
-        """
-        ...
-
-    async def find_sealed(
-        self, side: Side | None = None, client: PublicKey | None = None, job_id: str | None = None
-    ) -> tuple[SealedRecord, ...]:
-        """What was delivered sealed for one job, in the order of its tranches; or for all, as it was first written.
-
-        What is None does not narrow the search.
         """
         ...
 
