@@ -15,9 +15,8 @@ from typing import Any, Final, Self
 
 import anyio
 
-from relaymesh.adapters.invoices import decode_invoice_in_thread
 from relaymesh.adapters.keyed_locks import KeyedLocks
-from relaymesh.adapters.wallet_connect_book import BookedInvoice, WalletBook
+from relaymesh.adapters.wallet_book import BookedInvoice, WalletBook
 from relaymesh.adapters.wallet_connect_file import WalletConnection
 from relaymesh.adapters.wallet_connect_link import WalletLink, WalletRefused
 from relaymesh.adapters.wallet_connect_payments import WalletConnectPayer
@@ -29,7 +28,7 @@ from relaymesh.adapters.wallet_connect_replies import (
     read_text,
     read_transaction,
 )
-from relaymesh.errors import LightningError, PortError, RemoteProtocolError
+from relaymesh.errors import LightningError, PortError
 from relaymesh.nostr.wallet_connect import (
     GET_BALANCE,
     GET_INFO,
@@ -97,7 +96,7 @@ class WalletConnectWallet:
         Raises:
             LedgerError: The book cannot be used.
         """
-        async with WalletBook.open(book_path, connection, clock().timestamp) as book:
+        async with WalletBook.open(book_path, *_book_of(connection), clock().timestamp) as book:
             wallet = cls(connection, relays, book, clock)
             async with wallet._link:
                 wallet._link.start_soon(wallet._settle_what_is_held)
@@ -116,10 +115,10 @@ class WalletConnectWallet:
             if known is None:
                 known = await self._begin(request)
             else:
-                _check_is_same(known, request)
+                known.check_is_same(request)
             if not known.bolt11:
                 known = await self._finish(known, request)
-            return Invoice(known.label, known.bolt11, known.payment_hash, known.amount_msat, known.expires_at)
+            return known.as_invoice()
 
     async def lookup_invoice(self, label: str) -> InvoiceState:
         """As the port says."""
@@ -220,7 +219,7 @@ class WalletConnectWallet:
                 self._link.forget(asked)
         else:
             text = await self._make_hold_invoice({**parameters, "payment_hash": booked.payment_hash})
-        finished = await _check_issued(text, booked, request)
+        finished = await booked.issued_as(text)
         await self._book.put(finished)
         return finished
 
@@ -293,23 +292,6 @@ class WalletConnectWallet:
             paid.set()
 
 
-def _check_is_same(known: BookedInvoice, request: InvoiceRequest) -> None:
-    asked = (request.amount_msat, request.description)
-    differs = asked != (known.amount_msat, known.description)
-    if request.preimage is not None:
-        differs = differs or hashlib.sha256(request.preimage).hexdigest() != known.payment_hash
-    if differs:
-        raise LightningError(f"the invoice label {request.label!r} is taken by a different invoice")
-
-
-async def _check_issued(text: str, booked: BookedInvoice, request: InvoiceRequest) -> BookedInvoice:
-    """What the wallet issued, as far as it is what was asked for."""
-    try:
-        invoice = await decode_invoice_in_thread(text)
-    except RemoteProtocolError as error:
-        raise LightningError(f"the wallet issued what is no invoice: {error}") from error
-    if invoice.amount_msat != request.amount_msat:
-        raise LightningError("the wallet issued the invoice for another amount than the one it was asked for")
-    if booked.preimage is not None and invoice.payment_hash != booked.payment_hash:
-        raise LightningError("the wallet issued the invoice for another preimage than the one it was asked for")
-    return replace(booked, payment_hash=invoice.payment_hash, bolt11=invoice.bolt11, expires_at=invoice.expires_at)
+def _book_of(connection: WalletConnection) -> tuple[bytes, bytes]:
+    """What the connection's book is kept under."""
+    return connection.key.reveal_secret(), bytes.fromhex(connection.wallet)

@@ -20,7 +20,7 @@ import structlog
 
 from relaymesh.adapters.invoices import decode_invoice_in_thread
 from relaymesh.adapters.keyed_locks import KeyedLocks
-from relaymesh.adapters.wallet_connect_book import WalletBook
+from relaymesh.adapters.wallet_book import WalletBook
 from relaymesh.adapters.wallet_connect_link import Asked, WalletLink, WalletRefused, WalletUnreachable
 from relaymesh.adapters.wallet_connect_replies import read_integer, read_payment, read_preimage
 from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError

@@ -1,16 +1,16 @@
-"""What a wallet connection must not forget: which invoice a label means, and which payments were asked for (NIP-47).
+"""What must not be forgotten of a wallet that knows no labels: which invoice each means, which payments were asked for.
 
-A wallet service knows no labels, and says "not found" of a payment that it has yet to hear of. So both are written down
-here first: an invoice under its label, whole, before anybody is told of it; a payment before the wallet is asked to
-make it. SQLite, synced, since money follows; in a thread, one at a time. Preimages are encrypted under the connection's
-key.
+RM-03, "Wallets". A wallet service (NIP-47) and LND know no labels, and say "not found" of a payment that they have yet
+to hear of. So both are written down here first: an invoice under its label, whole, before anybody is told of it; a
+payment before the wallet is asked to make it. SQLite, synced, since money follows; in a thread, one at a time.
+Preimages are encrypted under what opens the wallet.
 """
 
 import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -18,9 +18,10 @@ from typing import Final, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from relaymesh.adapters.ledger_encryption import LedgerCipher
-from relaymesh.adapters.wallet_connect_file import WalletConnection
-from relaymesh.errors import LedgerError, LightningError
+from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.ledger_encryption import KEY_BYTES, LedgerCipher
+from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
+from relaymesh.ports.lightning import Invoice, InvoiceRequest
 from relaymesh.units import AmountMsat, Timestamp
 
 KEPT_SECONDS: Final = 90 * 86_400
@@ -65,8 +66,8 @@ class BookedInvoice:
         description: As it was asked for.
         bolt11: The text; empty while the wallet has not answered.
         expires_at: When it can no longer be paid.
-        preimage: 32 bytes of our own where the wallet holds the payment until they are told; None where they are its.
-        is_over: Whether such a payment is settled, or cannot come any more.
+        preimage: 32 bytes of our own, as long as the wallet has to be told; None where they are its.
+        is_over: Whether a payment that waits for them is settled, or cannot come any more.
     """
 
     label: str
@@ -78,9 +79,33 @@ class BookedInvoice:
     preimage: bytes | None = field(default=None, repr=False)
     is_over: bool = False
 
+    def check_is_same(self, request: InvoiceRequest) -> None:
+        """LightningError where the label stands for another invoice than the one that is asked for."""
+        differs = (request.amount_msat, request.description) != (self.amount_msat, self.description)
+        if request.preimage is not None:
+            differs = differs or hashlib.sha256(request.preimage).hexdigest() != self.payment_hash
+        if differs:
+            raise LightningError(f"the invoice label {request.label!r} is taken by a different invoice")
+
+    async def issued_as(self, text: str) -> Self:
+        """This invoice, now that the wallet has issued it; LightningError where that is not what was asked for."""
+        try:
+            invoice = await decode_invoice_in_thread(text)
+        except RemoteProtocolError as error:
+            raise LightningError(f"the wallet issued what is no invoice: {error}") from error
+        if invoice.amount_msat != self.amount_msat:
+            raise LightningError("the wallet issued the invoice for another amount than the one it was asked for")
+        if self.preimage is not None and invoice.payment_hash != self.payment_hash:
+            raise LightningError("the wallet issued the invoice for another preimage than the one it was asked for")
+        return replace(self, payment_hash=invoice.payment_hash, bolt11=invoice.bolt11, expires_at=invoice.expires_at)
+
+    def as_invoice(self) -> Invoice:
+        """What the port says of it, once it is issued."""
+        return Invoice(self.label, self.bolt11, self.payment_hash, self.amount_msat, self.expires_at)
+
 
 class WalletBook:
-    """The open file of one connection; `open` makes one."""
+    """The open file of one wallet; `open` makes one."""
 
     def __init__(self, database: sqlite3.Connection, cipher: LedgerCipher) -> None:
         self._database = database
@@ -89,14 +114,20 @@ class WalletBook:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, connection: WalletConnection, now: Timestamp) -> AsyncIterator[Self]:
+    async def open(cls, path: Path, secret: bytes, wallet: bytes, now: Timestamp) -> AsyncIterator[Self]:
         """The book in this file, for its owner alone, made where there is none.
+
+        Args:
+            path: The file.
+            secret: What opens the wallet, and with it the preimages in the file.
+            wallet: Which wallet it is.
+            now: What is long over by now is forgotten.
 
         Raises:
             LedgerError: The file cannot be used.
         """
-        salt = hashlib.sha256(bytes.fromhex(connection.wallet)).digest()
-        cipher = LedgerCipher(connection.key.reveal_secret(), salt)
+        key = secret if len(secret) == KEY_BYTES else hashlib.sha256(secret).digest()
+        cipher = LedgerCipher(key, hashlib.sha256(wallet).digest())
         book = cls(await anyio.to_thread.run_sync(_open, path, now), cipher)
         try:
             yield book
@@ -135,7 +166,7 @@ class WalletBook:
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._turn)
         except sqlite3.Error as error:
-            raise LedgerError(f"the wallet connection's book cannot be used: {error}") from error
+            raise LedgerError(f"the wallet's book cannot be used: {error}") from error
 
     def _find(self, query: str, value: str) -> BookedInvoice | None:
         row = self._database.execute(query, (value,)).fetchone()
@@ -195,11 +226,11 @@ def _open(path: Path, now: Timestamp) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = FULL")
         (written,) = database.execute("PRAGMA user_version").fetchone()
         if written not in (0, _FORMAT):
-            raise LedgerError(f"the wallet connection's book {path} was written by another version")
+            raise LedgerError(f"the wallet's book {path} was written by another version")
         database.executescript(_SCHEMA)
         database.execute(f"PRAGMA user_version = {_FORMAT}")
         database.execute("DELETE FROM invoice WHERE expires_at < ?", (now - KEPT_SECONDS,))
         database.execute("DELETE FROM payment WHERE payable_until < ?", (now - KEPT_SECONDS,))
     except (OSError, sqlite3.Error) as error:
-        raise LedgerError(f"the wallet connection's book {path} cannot be opened: {error}") from error
+        raise LedgerError(f"the wallet's book {path} cannot be opened: {error}") from error
     return database

@@ -1,4 +1,4 @@
-"""What a wallet connection must not forget survives a restart, and its preimages open under its own key alone."""
+"""What must not be forgotten of a wallet survives a restart, and its preimages open under its own key alone."""
 
 import sqlite3
 from dataclasses import replace
@@ -6,25 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from relaymesh.adapters.wallet_connect_book import KEPT_SECONDS, BookedInvoice, WalletBook
-from relaymesh.adapters.wallet_connect_file import WalletConnection
+from relaymesh.adapters.wallet_book import KEPT_SECONDS, BookedInvoice, WalletBook
 from relaymesh.errors import LedgerError, LightningError
-from relaymesh.nostr.keys import KeyPair
 from relaymesh.units import AmountMsat, Timestamp
 
 pytestmark = pytest.mark.anyio
 
 NOW = Timestamp(1_750_000_000)
-CONNECTION = WalletConnection(KeyPair(b"\x05" * 32).public_key, ("ws://a.example",), KeyPair(b"\x06" * 32))
+SECRET, WALLET = b"\x06" * 32, b"\x05" * 32
 PLAIN = BookedInvoice("one", "11" * 32, AmountMsat(5), "words", "lnbc1", NOW)
 HELD = BookedInvoice("two", "22" * 32, AmountMsat(6), "", "lnbc2", Timestamp(NOW + 9), b"\x07" * 32)
 
 
 async def test_invoices_come_back_as_they_were_written(tmp_path: Path) -> None:
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         for invoice in (PLAIN, HELD):
             await book.put(invoice)
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         assert [await book.find(label) for label in ("one", "two", "three")] == [PLAIN, HELD, None]
         assert await book.held() == (HELD,)
         over = replace(HELD, is_over=True)
@@ -33,7 +31,7 @@ async def test_invoices_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 async def test_a_payment_hash_serves_one_label(tmp_path: Path) -> None:
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         await book.put(HELD)
         with pytest.raises(LightningError):
             await book.put(replace(HELD, label="other"))
@@ -42,12 +40,12 @@ async def test_a_payment_hash_serves_one_label(tmp_path: Path) -> None:
 
 async def test_a_payment_is_in_doubt_from_the_request_to_the_answer_or_until_nobody_takes_it(tmp_path: Path) -> None:
     one, two, later = "aa" * 32, "bb" * 32, Timestamp(NOW + 60)
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         assert not await book.may_still_be_sent(one, NOW)
         await book.ask_payment(one, later)
         await book.ask_payment(two, later)
         await book.answer_payment(two)
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         assert await book.may_still_be_sent(one, later)
         assert not await book.may_still_be_sent(one, Timestamp(later + 1))
         assert not await book.may_still_be_sent(two, NOW)
@@ -56,18 +54,17 @@ async def test_a_payment_is_in_doubt_from_the_request_to_the_answer_or_until_nob
 
 
 async def test_what_is_long_over_is_forgotten(tmp_path: Path) -> None:
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         await book.put(PLAIN)
         await book.ask_payment(PLAIN.payment_hash, NOW)
-    async with WalletBook.open(tmp_path / "book", CONNECTION, Timestamp(NOW + KEPT_SECONDS + 1)) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, Timestamp(NOW + KEPT_SECONDS + 1)) as book:
         assert await book.find("one") is None
 
 
 async def test_another_connections_key_opens_no_preimage(tmp_path: Path) -> None:
-    async with WalletBook.open(tmp_path / "book", CONNECTION, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", SECRET, WALLET, NOW) as book:
         await book.put(HELD)
-    other = replace(CONNECTION, key=KeyPair(b"\x08" * 32))
-    async with WalletBook.open(tmp_path / "book", other, NOW) as book:
+    async with WalletBook.open(tmp_path / "book", b"\x08" * 32, WALLET, NOW) as book:
         with pytest.raises(LedgerError):
             await book.find("two")
 
@@ -79,5 +76,5 @@ async def test_a_file_of_another_version_or_of_something_else_is_refused(tmp_pat
     (tmp_path / "text").write_text("no database" * 100)
     for name in ("newer", "text", "absent/book"):
         with pytest.raises(LedgerError):
-            async with WalletBook.open(tmp_path / name, CONNECTION, NOW):
+            async with WalletBook.open(tmp_path / name, SECRET, WALLET, NOW):
                 pytest.fail("opened")
