@@ -94,8 +94,6 @@ def seal_tranche(
         units: Output units, at most what `bound_units` allows: a client pays for no more.
         amount_msat: What the invoice will ask for.
         secret: k, 32 bytes (`tranche_secret`), never used before.
-        signer: The node's key.
-        now: When.
 
     Raises:
         LocalProtocolError: The tranche holds nothing, or more than fits 32 leaves.

@@ -1,4 +1,4 @@
-"""What is inside a sealed tranche: the pieces of output, packed into leaves and taken out again (RM-03, "Sealed delivery").
+"""What is inside a sealed tranche: the pieces of output, packed into leaves (RM-03, "Sealed delivery").
 
 A leaf's plaintext is text in UTF-8 with the byte 0xFF, which no UTF-8 text contains, after every piece of output. A
 piece without its 0xFF goes on in the next leaf; a leaf is cut between characters only, so that each of them can be
