@@ -29,9 +29,10 @@ def check(
 ) -> None:
     """Prove what must be true of the ledgers, each rule with its figures; exit code 1 if one is broken.
 
-    Over the released tranches of each job, what was paid is what was charged; no job costs more than its limit; each
-    tranche is in one state; no payment hash is paid twice; no preimage without payment and no payment without preimage;
-    nothing is open for too long. Every signature of the evidence is checked as it is read.
+    Over the released tranches of each job or prepaid session, what was paid is what was charged; no job costs more than
+    its limit; each tranche is in one state; no payment hash is paid twice; no preimage without payment and no payment
+    without preimage; what was sold sealed is kept; nothing is open for too long. Every signature of the evidence is
+    checked as it is read.
     """
 
     async def command() -> int:
@@ -108,7 +109,8 @@ def migrate(
             if "copied_to" in report:
                 print(
                     f"        copied to {report['copied_to']}: {report['jobs']} jobs, {report['tranches']} tranches, "
-                    f"{report['evidence']} pieces of evidence, SHA-256 {report['sha256'][:16]}… of both"
+                    f"{report['sealed']} of them sealed, {report['evidence']} pieces of evidence, "
+                    f"SHA-256 {report['sha256'][:16]}… of both"
                 )
         if not moved:
             print("There are no ledgers yet.", file=sys.stderr)
@@ -144,7 +146,8 @@ async def _check_ledger(role: Role, config: Path | None, open_ms: int) -> dict[s
             return None
         jobs = await ledger.find_jobs(ALL_JOBS)
         evidence = await ledger.find_evidence()
-    rules = audit(jobs, now_ms=system_clock().unix_ms, open_ms=open_ms)
+        sealed = await ledger.find_sealed()
+    rules = audit(jobs, sealed, now_ms=system_clock().unix_ms, open_ms=open_ms)
     return {
         "side": role,
         "jobs": len(jobs),

@@ -65,6 +65,7 @@ async def _copy(source: SqlLedger | PostgresLedger, target: PostgresLedger) -> d
     return {
         "jobs": kinds.count("JobRecord"),
         "tranches": kinds.count("TrancheRecord"),
+        "sealed": kinds.count("SealedRecord"),
         "evidence": kinds.count("EvidenceRecord"),
         "sequences": len(sequences),
         "sha256": digest(copied),
@@ -72,9 +73,9 @@ async def _copy(source: SqlLedger | PostgresLedger, target: PostgresLedger) -> d
 
 
 async def _read_all(ledger: Ledger) -> list[LedgerRecord]:
-    """Every record, jobs oldest first with their tranches, then evidence in its order."""
+    """Every record, jobs oldest first with their tranches, then what was sealed and the evidence in their order."""
     jobs = await ledger.find_jobs(ALL_JOBS)
-    return [*records_of(reversed(jobs)), *await ledger.find_evidence()]
+    return [*records_of(reversed(jobs)), *await ledger.find_sealed(), *await ledger.find_evidence()]
 
 
 def _is_same(server: Server, other: Server) -> bool:

@@ -12,12 +12,26 @@ from typing import Final
 
 import orjson
 
-from relaymesh.machines.records import TERMINAL_TRANCHE_STATES, LedgerRecord, TrancheRecord, TrancheState
-from relaymesh.nostr.event import VerifiedEvent
+from relaymesh.errors import RemoteProtocolError
+from relaymesh.machines.records import (
+    TERMINAL_TRANCHE_STATES,
+    LedgerRecord,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+    TrancheState,
+)
+from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.ports.ledger import LedgerJob
-from relaymesh.ports.ledger_rules import UNRESOLVED_JOB_STATES, is_unresolved
+from relaymesh.ports.ledger_rules import SPENT_STATES, UNRESOLVED_JOB_STATES, is_unresolved
+from relaymesh.protocol.sealed_commitment import read_sealed_commitment
+
+SESSION_ACCOUNT: Final = "session"
+"""The job type of what is no job: the balance of a prepaid session, that its jobs draw upon."""
 
 PAID_STATES: Final = frozenset({TrancheState.PAID, TrancheState.RELEASED})
+_ASKED_STATES: Final = PAID_STATES | {TrancheState.INVOICED}
+_UNSETTLED_STATES: Final = frozenset({TrancheState.PAYING, TrancheState.UNKNOWN})
 _SHOWN_CHARACTERS: Final = 16
 
 
@@ -41,11 +55,14 @@ class Invariant:
         return not self.broken
 
 
-def audit(jobs: Sequence[LedgerJob], *, now_ms: int, open_ms: int) -> tuple[Invariant, ...]:
+def audit(
+    jobs: Sequence[LedgerJob], sealed: Sequence[SealedRecord], *, now_ms: int, open_ms: int
+) -> tuple[Invariant, ...]:
     """Everything that must be true of these jobs, which are all that a ledger has.
 
     Args:
         jobs: With their tranches.
+        sealed: What was delivered sealed, all of it.
         now_ms: The time, in milliseconds.
         open_ms: How old a job may be and still have something open.
     """
@@ -56,6 +73,7 @@ def audit(jobs: Sequence[LedgerJob], *, now_ms: int, open_ms: int) -> tuple[Inva
         _payment_hashes(jobs),
         _preimages(jobs),
         _proofs(jobs),
+        _deliveries(jobs, sealed),
         _open_rows(jobs, now_ms, open_ms),
     )
 
@@ -77,32 +95,50 @@ def records_of(jobs: Iterable[LedgerJob]) -> Iterator[LedgerRecord]:
 
 
 def _charges(jobs: Sequence[LedgerJob]) -> Invariant:
-    judged = [job for job in jobs if not is_unresolved(job)]
-    charged = {id(job): (job.job.charged_msat, _sum_msat(job, {TrancheState.RELEASED})) for job in judged}
+    judged = [each for each in _accounts(jobs) if not any(is_unresolved(job) for job in each)]
+    sums = [
+        (sum(_sum_msat(job, {TrancheState.RELEASED}) for job in each), sum(job.job.charged_msat for job in each))
+        for each in judged
+    ]
     return Invariant(
-        "over the released tranches of a job, what was paid is what was charged",
+        "over the released tranches of a job or a prepaid session, what was paid is what was charged",
         (
-            ("jobs", len(judged)),
-            ("paid_msat", sum(paid for _, paid in charged.values())),
-            ("charged_msat", sum(charge for charge, _ in charged.values())),
+            ("jobs", sum(map(len, judged))),
+            ("paid_msat", sum(paid for paid, _ in sums)),
+            ("charged_msat", sum(charged for _, charged in sums)),
         ),
         tuple(
-            f"{_name(job)} was charged {charged[id(job)][0]} msat and paid {charged[id(job)][1]} msat"
-            for job in judged
-            if charged[id(job)][0] != charged[id(job)][1]
+            f"{_name(each[0])} was charged {charged} msat and paid {paid} msat"
+            for each, (paid, charged) in zip(judged, sums, strict=True)
+            if charged != paid
         ),
     )
 
 
+def _accounts(jobs: Sequence[LedgerJob]) -> Iterator[tuple[LedgerJob, ...]]:
+    """Jobs whose money is counted together: a prepaid session's balance with all that draw on it, else each alone."""
+    prepaid: dict[tuple[Side, PublicKey, str], list[LedgerJob]] = {
+        (job.job.side, job.job.client, job.job.session_id): [job] for job in jobs if _is_account(job)
+    }
+    for job in jobs:
+        account = prepaid.get((job.job.side, job.job.client, job.job.session_id))
+        if account is None:
+            yield (job,)
+        elif not _is_account(job):
+            account.append(job)
+    for account in prepaid.values():
+        yield tuple(account)
+
+
 def _limits(jobs: Sequence[LedgerJob]) -> Invariant:
-    at_stake = PAID_STATES | {TrancheState.PAYING, TrancheState.UNKNOWN}
+    costs = [max(_sum_msat(job, SPENT_STATES), job.job.charged_msat) for job in jobs]
     return Invariant(
         "no job costs more than its limit",
         (("jobs", len(jobs)), ("limit_msat", sum(job.job.maximum_msat for job in jobs))),
         tuple(
-            f"{_name(job)} has {_sum_msat(job, at_stake)} msat paid or on the way, of {job.job.maximum_msat} at most"
-            for job in jobs
-            if _sum_msat(job, at_stake) > job.job.maximum_msat
+            f"{_name(job)} has {cost} msat charged, paid or on the way, of {job.job.maximum_msat} at most"
+            for job, cost in zip(jobs, costs, strict=True)
+            if cost > job.job.maximum_msat
         ),
     )
 
@@ -137,18 +173,28 @@ def _payment_hashes(jobs: Sequence[LedgerJob]) -> Invariant:
 
 
 def _preimages(jobs: Sequence[LedgerJob]) -> Invariant:
-    known = [(job, tranche) for job, tranche in _tranches(jobs) if tranche.preimage is not None]
+    known = [(job, tranche, each) for job, tranche in _tranches(jobs) if (each := tranche.preimage) is not None]
     wrong = [
         f"{_name(job)} has a preimage for tranche {tranche.tranche}, which is {tranche.state.value}"
-        for job, tranche in known
-        if tranche.state not in PAID_STATES
+        for job, tranche, _ in known
+        if tranche.state not in PAID_STATES and not _is_own_key(tranche)
     ]
     wrong += [
         f"{_name(job)} has a preimage for tranche {tranche.tranche} that is not of its payment hash"
-        for job, tranche in known
-        if tranche.preimage is not None and hashlib.sha256(tranche.preimage).hexdigest() != tranche.payment_hash
+        for job, tranche, preimage in known
+        if hashlib.sha256(preimage).hexdigest() != tranche.payment_hash
+        and not (_is_own_key(tranche) and tranche.state not in _ASKED_STATES and not tranche.payment_hash)
     ]
-    return Invariant("there is no preimage without its payment", (("preimages", len(known)),), tuple(wrong))
+    return Invariant(
+        "there is no preimage without its payment, but the key of a node to what it sealed",
+        (("preimages", len(known)), ("own_keys", sum(_is_own_key(tranche) for _, tranche, _ in known))),
+        tuple(wrong),
+    )
+
+
+def _is_own_key(tranche: TrancheRecord) -> bool:
+    """Whether the preimage of this tranche is k, which a node has before it is paid (RM-03, "Sealed delivery")."""
+    return tranche.side == "node" and tranche.order == "sealed"
 
 
 def _proofs(jobs: Sequence[LedgerJob]) -> Invariant:
@@ -172,6 +218,41 @@ def _proofs(jobs: Sequence[LedgerJob]) -> Invariant:
     )
 
 
+def _deliveries(jobs: Sequence[LedgerJob], sealed: Sequence[SealedRecord]) -> Invariant:
+    kept = {(each.side, each.client, each.job_id, each.tranche): each for each in sealed}
+    due = [
+        (job, tranche, kept.get((job.job.side, job.job.client, job.job.job_id, tranche.tranche)))
+        for job, tranche in _tranches(jobs)
+        if tranche.order == "sealed" and tranche.amount_msat and tranche.state in _ASKED_STATES | _UNSETTLED_STATES
+    ]
+    return Invariant(
+        "what was sold sealed is kept with its commitment, and with its leaves while its payment is open",
+        (("sealed_tranches", len(due)), ("with_leaves", sum(bool(each and each.leaves) for _, _, each in due))),
+        tuple(
+            f"{_name(job)} {complaint} of tranche {tranche.tranche}, which is {tranche.state.value}"
+            for job, tranche, each in due
+            if (complaint := _find_complaint(tranche, each)) is not None
+        ),
+    )
+
+
+def _find_complaint(tranche: TrancheRecord, sealed: SealedRecord | None) -> str | None:
+    if sealed is None:
+        return "has lost what was sealed"
+    try:
+        signed = read_sealed_commitment(sealed.commitment)
+    except RemoteProtocolError:
+        return "has no valid commitment to what was sealed"
+    commitment = signed.commitment
+    if (signed.client, commitment.job, commitment.tranche) != (tranche.client, tranche.job_id, tranche.tranche):
+        return "has a commitment to something else in place"
+    if commitment.payment_hash != tranche.payment_hash:
+        return "has a commitment to another payment hash than that"
+    if tranche.state in _UNSETTLED_STATES and not sealed.leaves:
+        return "has lost the leaves"
+    return None
+
+
 def _open_rows(jobs: Sequence[LedgerJob], now_ms: int, open_ms: int) -> Invariant:
     unresolved = [job for job in jobs if is_unresolved(job)]
     return Invariant(
@@ -191,6 +272,10 @@ def _open_rows(jobs: Sequence[LedgerJob], now_ms: int, open_ms: int) -> Invarian
 
 def _tranches(jobs: Sequence[LedgerJob]) -> Iterator[tuple[LedgerJob, TrancheRecord]]:
     return ((job, tranche) for job in jobs for tranche in job.tranches)
+
+
+def _is_account(job: LedgerJob) -> bool:
+    return job.job.job_type == SESSION_ACCOUNT
 
 
 def _sum_msat(job: LedgerJob, states: Iterable[TrancheState]) -> int:
@@ -217,6 +302,8 @@ def _parts(record: LedgerRecord) -> Iterator[bytes]:
                 yield str(value.value).encode()
             case VerifiedEvent():
                 yield orjson.dumps(value.to_json())
+            case tuple():
+                yield b"".join(len(part).to_bytes(8, "big") + part for part in value)
             case None:
                 yield b""
             case _:

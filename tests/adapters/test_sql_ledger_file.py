@@ -16,6 +16,7 @@ from relaymesh.adapters.sql_ledger_schema import MIGRATIONS
 from relaymesh.errors import LedgerError
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.units import Timestamp
+from tests.conformance.ledger.first_version import RECORDS, UNDO, check_is_up_to_date
 from tests.conformance.ledger.records import BODY, PREIMAGE, make_evidence, make_job, make_sealed, make_tranche
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +261,31 @@ async def test_an_older_ledger_is_brought_up_to_date_by_whoever_writes(
     async with SqlLedger.open(path, key=KEY) as ledger:
         assert len(await ledger.find_jobs(JobQuery())) == 1
     assert await read(path) == 3
+
+
+def schema_of(path: Path) -> set[tuple[str, str]]:
+    """What the tables and indexes of a ledger are, by name."""
+    with sqlite3.connect(path) as connection:
+        found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    connection.close()
+    return {(name, sql) for name, sql in found}
+
+
+async def test_a_ledger_of_the_first_version_is_brought_up_to_date_with_all_that_is_in_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqlLedger.open(path, key=KEY) as ledger:
+        await ledger.write(RECORDS)
+    for statement in UNDO:
+        alter(path, statement)
+    with monkeypatch.context() as older:
+        older.setattr(sql_ledger_file, "MIGRATIONS", MIGRATIONS[:1])
+        open_for_writing(tmp_path / "first.sqlite", KEY).close()
+    assert schema_of(path) == schema_of(tmp_path / "first.sqlite")
+    async with SqlLedger.open(path, key=KEY) as ledger:
+        await check_is_up_to_date(ledger)
+    async with SqlLedger.open(path, key=KEY, read_only=True) as ledger:
+        assert len(await ledger.find_sealed()) == 1
 
 
 # ── what SQLite says ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.machines.records import JobState, LedgerRecord, Side, TrancheState
 from relaymesh.units import AmountMsat
 from tests.cli.processes import Home
-from tests.conformance.ledger.records import BODY, PREIMAGE, job_id, make_evidence, make_job, make_tranche
+from tests.conformance.ledger.records import BODY, PREIMAGE, job_id, make_evidence, make_job, make_sealed, make_tranche
 
 HASH = hashlib.sha256(PREIMAGE).hexdigest()
 OTHER_PREIMAGE = PREIMAGE[::-1]
@@ -32,7 +32,7 @@ def trade(side: Side, model: str = "llama") -> tuple[LedgerRecord, ...]:
         )
     done = make_job(side=side, state=JobState.DONE, charged_msat=AmountMsat(1_500), body="", model=model)
     failed = make_job(2, side=side, state=JobState.FAILED, body="")
-    return done, first, second, failed, make_evidence(side=side, plaintext="{}")
+    return done, first, second, failed, make_sealed(side=side), make_evidence(side=side, plaintext="{}")
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_one_form_at_a_time_and_only_sides_that_there_are(home: Home) -> None:
 
 def test_versions_are_shown_and_a_copy_goes_nowhere_but_to_postgresql(home: Home) -> None:
     (client, node) = json.loads(home.run("ledger", "migrate", "--json").stdout)
-    assert client == {"side": "client", "version": 1, "place": str(home.directory / "client.sqlite3")}
+    assert client == {"side": "client", "version": 2, "place": str(home.directory / "client.sqlite3")}
     assert node["side"] == "node"
     ran = home.run("ledger", "migrate", "--to", "mysql://me:secret@host/mesh")
     assert ran.returncode == 1 and "postgresql://" in ran.stderr and "secret" not in ran.stderr

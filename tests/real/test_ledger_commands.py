@@ -31,7 +31,7 @@ def test_a_copy_holds_everything_and_may_be_made_again(home: Home, database: Pos
     assert (first.returncode, first.stderr) == (0, "")
     assert json.loads(first.stdout) == json.loads(again.stdout)
     for report in json.loads(first.stdout):
-        assert (report["jobs"], report["tranches"], report["evidence"]) == (2, 2, 1)
+        assert (report["jobs"], report["tranches"], report["sealed"], report["evidence"]) == (2, 2, 1, 1)
         assert report["copied_to"] == f"the ledger in the PostgreSQL database ledgers at {database.directory}"
     there = Home(home.directory, {**home.settings, "RELAYMESH_STORAGE_LEDGER": url})
     for command in (("ledger", "check", "--json"), ("ledger", "export"), ("receipts", "list", "--json")):

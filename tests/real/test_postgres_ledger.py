@@ -15,6 +15,7 @@ from relaymesh.errors import LedgerError
 from relaymesh.machines.records import TERMINAL_TRANCHE_STATES, TrancheState
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.units import Timestamp
+from tests.conformance.ledger.first_version import RECORDS, UNDO, check_is_up_to_date
 from tests.conformance.ledger.records import (
     BODY,
     PLAINTEXT,
@@ -192,6 +193,23 @@ async def test_tables_that_are_not_there_another_programs_or_newer_are_left_alon
         with pytest.raises(LedgerError, match="newer RelayMesh"):
             async with PostgresLedger.open(url, key=KEY, read_only=read_only):
                 pass
+
+
+async def test_tables_of_the_first_version_are_brought_up_to_date_with_all_that_is_in_them(
+    database: PostgresServer,
+) -> None:
+    url = database.url(schema="first_version")
+    async with PostgresLedger.open(url, key=KEY) as ledger:
+        await ledger.write(RECORDS)
+    for statement in UNDO:
+        database.execute(f"SET search_path = first_version; {statement}")
+    with pytest.raises(LedgerError, match="is of an older RelayMesh or unfinished; run `relaymesh ledger migrate`"):
+        async with PostgresLedger.open(url, key=KEY, read_only=True):
+            pass
+    async with PostgresLedger.open(url, key=KEY) as ledger:
+        await check_is_up_to_date(ledger)
+    async with PostgresLedger.open(url, key=KEY, read_only=True) as ledger:
+        assert len(await ledger.find_sealed()) == 1
 
 
 async def test_a_wrong_password_or_database_is_said_without_the_password(database: PostgresServer) -> None:
