@@ -41,8 +41,8 @@ class DemoScreen(Protocol):
         """A node quoted or refused."""
         ...
 
-    def opened(self, label: str) -> None:
-        """A session was agreed on."""
+    def opened(self, label: str, settlement: str) -> None:
+        """A session was agreed on, to be paid in a form that was chosen for a reason."""
         ...
 
     def answer(self, data: str) -> None:
@@ -121,12 +121,13 @@ class RichScreen:
         if self._live is not None:
             self._live.update(self._table())
 
-    def opened(self, label: str) -> None:
-        """A session was agreed on."""
+    def opened(self, label: str, settlement: str) -> None:
+        """A session was agreed on, to be paid in a form that was chosen for a reason."""
         self._end_live()
         self._console.print(
             f"Shook hands with [bold]{label}[/] through the relay; from here on peer to peer and encrypted."
         )
+        self._console.print(f"Settlement is {settlement}", markup=False)
 
     def answer(self, data: str) -> None:
         """A piece of the answer."""

@@ -18,6 +18,7 @@ from relaymesh.cli.settings_source import load_settings
 from relaymesh.cli.wiring import open_client
 from relaymesh.machines.opening_events import QuoteArrived
 from relaymesh.market.selection import Selection
+from relaymesh.market.settlement_choice import ChosenTerm
 from relaymesh.nostr.filters import Filter
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
@@ -184,9 +185,9 @@ class _Watcher:
         self._report.quotes.append(entry)
         self._screen.quoted(entry)
 
-    def opened(self, contract: SessionContract) -> None:
+    def opened(self, contract: SessionContract, chosen_term: ChosenTerm | None) -> None:
         """A session was agreed on."""
-        self._screen.opened(self._labels.get(contract.node, "?"))
+        self._screen.opened(self._labels.get(contract.node, "?"), "" if chosen_term is None else chosen_term.sentence)
 
 
 def _describe_job(bought: Bought, wanted: Wanted) -> dict[str, Any]:

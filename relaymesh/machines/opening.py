@@ -26,18 +26,18 @@ from relaymesh.machines.opening_events import (
     RoutingRequest,
     SessionAgreed,
 )
+from relaymesh.machines.opening_requests import posted_request, quote_request, requested_job
 from relaymesh.machines.routed_call import RoutedCall
 from relaymesh.market.bids import (
     Bid,
     Bidders,
     Question,
     Way,
-    find_complaint,
-    find_term,
+    make_bid,
     rank_bids,
 )
 from relaymesh.market.selection import Choice, Selection
-from relaymesh.market.standing import NOBODY_KNOWN, Standings
+from relaymesh.market.standing import NOBODY_KNOWN, UNKNOWN, Standing, Standings
 from relaymesh.nostr.event import EventId, PublicKey, Signer, VerifiedEvent, parse_event
 from relaymesh.protocol.codec import MarketMessage, is_timely, open_message
 from relaymesh.protocol.contract import SessionContract
@@ -48,9 +48,7 @@ from relaymesh.protocol.quote import (
     MAXIMUM_REPLY_RELAYS,
     OpenRequest,
     Quote,
-    QuoteRequest,
     RefusalMessage,
-    RequestedJob,
 )
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import SessionId
@@ -180,34 +178,19 @@ class Opening:
     def _ask_for_quotes(self, now: Moment) -> None:
         self._decide_at = now.after_ms(self._settings.quote_ms)
         if self._way in _CALLING:
-            wanted = self._requested_job(self._selection.chosen[0])
+            wanted = requested_job(self._selection.request, self._selection.chosen[0], self._relay_urls)
             self._asking.call(OpenRequest(**wanted.model_dump()), self._open_bits(), now)
             self._bidders = Bidders(self._selection)
             return
         for choice in self._selection.chosen:
             if choice.candidate.offer.node not in self._refusals:
-                self._asking.ask(self._quote_request(choice), choice, None, now)
+                asked = quote_request(self._selection.request, choice, self._relay_urls)
+                self._asking.ask(asked, choice, None, now)
         self._decide_if_complete(now)
 
-    def _requested_job(self, choice: Choice) -> RequestedJob:
-        wanted = self._selection.request
-        return RequestedJob(
-            model=choice.candidate.row.model,
-            job_type=wanted.job_type,
-            shape=wanted.shape,
-            capabilities=wanted.capabilities,
-            budget_msat=wanted.budget_msat,
-            settlement=wanted.orders,
-            relays=self._relay_urls[:MAXIMUM_REPLY_RELAYS],
-        )
-
-    def _quote_request(self, choice: Choice) -> QuoteRequest:
-        offer = choice.candidate.offer
-        wanted = dict(self._requested_job(choice))
-        return QuoteRequest(**wanted, offer_id=offer.event.id, offer_seq=offer.offer.seq)
-
     def _posted_request(self, choice: Choice) -> PostedRequest:
-        return PostedRequest(**dict(self._quote_request(choice)), ephemeral_key=self._ephemeral_key)
+        wanted, standing = self._selection.request, self._standing(choice)
+        return posted_request(wanted, choice, self._relay_urls, ephemeral_key=self._ephemeral_key, standing=standing)
 
     def _open_bits(self) -> int:
         """What the best nodes want of whoever calls on everybody."""
@@ -281,11 +264,11 @@ class Opening:
     ) -> Bid | Refusal:
         """The bid that a quote is, if it can be relied on (RM-01, "Quote")."""
         question = Question(self._selection.request, request_id, self._way)
-        complaint = find_complaint(quote, event, question, choice, now)
-        term = find_term(quote, self._selection.request)
-        if complaint is not None or term is None:
-            return _wrong(complaint or "the quote has no settlement term we accept")
-        return Bid(choice, event, quote, term)
+        bid = make_bid(quote, event, question, choice, self._standing(choice), now)
+        return _wrong(bid) if isinstance(bid, str) else bid
+
+    def _standing(self, choice: Choice) -> Standing:
+        return self._standings.get(choice.candidate.offer.node, UNKNOWN)
 
     def _take_refusal(self, choice: Choice, refusal: Refusal, now: Moment) -> None:
         self._note_refusal(choice, refusal)
@@ -376,7 +359,7 @@ class Opening:
             lightning_node_id=choice.candidate.offer.offer.ln_pubkey,
             quote_plaintext=self._signer.open(bid.event.content, bid.event.public_key),
         )
-        self._effects.append(SessionAgreed(choice, contract, accept))
+        self._effects.append(SessionAgreed(choice, contract, accept, bid.chosen))
 
     def _read_posted(self, choice: Choice, request_id: EventId, accept: SessionAccept, now: Moment) -> Bid | Refusal:
         """The quote that the accept of a posted price brings, as good as one that was asked for."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from relaymesh.market.recomputation import SignedRanking
 from relaymesh.market.selection import Choice
+from relaymesh.market.settlement_choice import ChosenTerm
 from relaymesh.nostr.event import EventId, PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.handshake import SessionAccept
@@ -81,11 +82,12 @@ class QuoteArrived:
 
 @dataclass(frozen=True, slots=True)
 class SessionAgreed:
-    """Effect, the last one: where to connect and under which contract."""
+    """Effect, the last one: where to connect and under which contract, and why on this term."""
 
     choice: Choice
     contract: SessionContract
     accept: SessionAccept
+    chosen_term: ChosenTerm
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Final
 from relaymesh.market.pricing import affordable_output_units, estimate, price_ceiling, quote_terms
 from relaymesh.nostr.event import EventId
 from relaymesh.protocol.codec import SignedOffer
+from relaymesh.protocol.fields import SETTLEMENT_FORMS
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.quote import JobShape, Quote, QuotedTerm, QuoteRequest, RequestedJob
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
@@ -211,13 +212,11 @@ def _examine_row(request: RequestedJob, offer: SignedOffer, position: int) -> _P
     maximum_msat = price_ceiling(row, request.shape, request.budget_msat)
     if maximum_msat is None:
         return refuse(RefusalCode.OVER_BUDGET, f"this job may cost more than {request.budget_msat} msat here")
-    terms = quote_terms(row, request.shape, offer.offer.settlement, request.settlement, maximum_msat)
+    terms = quote_terms(row, request.shape, offer.offer.settlement, request.forms, maximum_msat)
     if not terms:
-        any_order = quote_terms(
-            row, request.shape, offer.offer.settlement, ("prepay", "sealed", "postpay"), maximum_msat
-        )
-        orders = ", ".join(dict.fromkeys(term.order for term in any_order)) or "tranches too small for it"
-        return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this node settles such a job by {orders} only")
+        others = quote_terms(row, request.shape, offer.offer.settlement, SETTLEMENT_FORMS, maximum_msat)
+        forms = ", ".join(dict.fromkeys(str(term.form) for term in others)) or "tranches too small for it"
+        return refuse(RefusalCode.UNSUPPORTED_PARAMETER, f"this node settles such a job by {forms} only")
     return _PricedRow(offer, position, maximum_msat, terms)
 
 

@@ -6,26 +6,21 @@ be. Of several the scheduler chooses, by the prices that were quoted instead of 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
 from relaymesh.market.candidate import Candidate
-from relaymesh.market.pricing import is_no_dearer
+from relaymesh.market.pricing import is_no_dearer, price_ceiling
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, select
-from relaymesh.market.standing import UNKNOWN, Standings
+from relaymesh.market.settlement_choice import ChosenTerm, NoTerm, choose_term
+from relaymesh.market.standing import UNKNOWN, Standing, Standings
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.offer import Offer, PriceRow
 from relaymesh.protocol.quote import MAXIMUM_QUOTE_EVENT_BYTES, Quote
-from relaymesh.units import Moment, Timestamp
+from relaymesh.units import AmountMsat, Moment, Timestamp
 
 Way = Literal["directed", "open", "posted", "routed"]
 """How a session is asked for: quotes of the best nodes, an auction, the posted price of the best one, or routers."""
-
-
-KNOWN_SUCCESSES_MILLI: Final = 1_000
-"""So many jobs, in thousandths, that ended well make a node known."""
-TOLERATED_FAILURES: Final = 10
-"""One failure in so many jobs that ended well leaves it known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +31,18 @@ class Bid:
         choice: Whose it is, as it was chosen before it was asked.
         event: The signed 28771.
         quote: What it says.
-        term: Which of its settlement terms is taken, by index.
+        chosen: Which of its settlement terms is taken, and why.
     """
 
     choice: Choice
     event: VerifiedEvent
     quote: Quote
-    term: int
+    chosen: ChosenTerm
+
+    @property
+    def term(self) -> int:
+        """Which of the quote's terms is taken, by index."""
+        return self.chosen.index
 
 
 def choose_way(selection: Selection, standings: Standings) -> Way:
@@ -54,11 +54,7 @@ def choose_way(selection: Selection, standings: Standings) -> Way:
     if not selection.chosen:
         return "directed"
     standing = standings.get(selection.chosen[0].candidate.offer.node, UNKNOWN)
-    is_known = (
-        standing.successes_milli >= KNOWN_SUCCESSES_MILLI
-        and standing.failures_milli * TOLERATED_FAILURES <= standing.successes_milli
-    )
-    return "posted" if is_known and selection.near_equal_count == 1 else "directed"
+    return "posted" if standing.is_known and selection.near_equal_count == 1 else "directed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +98,25 @@ def find_complaint(quote: Quote, event: VerifiedEvent, question: Question, choic
         return f"the quote's limit exceeds the budget of {request.budget_msat} msat"
     if quote.valid_until_ms <= now.unix_ms:
         return "the quote has expired"
-    if find_term(quote, request) is None:
-        return "the quote has no settlement term we accept"
     return None
 
 
-def find_term(quote: Quote, request: BuyerRequest) -> int | None:
-    """The term to take, by index: of the buyer's most preferred order, for a single job."""
-    for order in request.orders:
-        for index, term in enumerate(quote.settlement):
-            if term.order == order and term.scope == "job":
-                return index
-    return None
+def make_bid(
+    quote: Quote, event: VerifiedEvent, question: Question, choice: Choice, standing: Standing, now: Moment
+) -> Bid | str:
+    """The bid that a quote is, with the term to take; or why it cannot be relied on, or none of its terms taken.
+
+    At a posted price there is no choice left: the first term is the one that was asked for.
+    """
+    complaint = find_complaint(quote, event, question, choice, now)
+    if complaint is not None:
+        return complaint
+    request, terms = question.request, quote.settlement[: 1 if question.way == "posted" else None]
+    ceiling_msat = quote.max_msat
+    if ceiling_msat is None:
+        ceiling_msat = price_ceiling(quote.row, request.shape, request.budget_msat) or request.budget_msat
+    chosen = choose_term(request, terms, standing, AmountMsat(ceiling_msat))
+    return chosen.reason if isinstance(chosen, NoTerm) else Bid(choice, event, quote, chosen)
 
 
 def find_offered_row(quoted: PriceRow, offer: Offer) -> PriceRow | None:

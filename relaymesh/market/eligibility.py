@@ -130,9 +130,9 @@ def _capability(traits: Traits, request: BuyerRequest) -> str | None:
 
 
 def _settlement(traits: Traits, request: BuyerRequest) -> str | None:
-    if any(order in request.orders for order in traits.orders):
+    if any(form in request.forms for form in traits.forms):
         return None
-    return f"settles by {', '.join(traits.orders) or 'session tranches'} only"
+    return f"settles by {', '.join(traits.forms) or 'nothing known'} only"
 
 
 def _proof_of_work(traits: Traits, request: BuyerRequest) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from relaymesh.market.score import Terms
 from relaymesh.market.selection import Examined, Selection
+from relaymesh.market.settlement_choice import foresee_term
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.units import AmountMsat
@@ -39,6 +40,8 @@ class ExplanationRow(NamedTuple):
     """Why it is out; None for who is not."""
     detail: str | None
     """The figures behind the reason."""
+    settlement: str | None = None
+    """How it would be paid on the terms posted, why, and what both sides have at stake; None for who was not chosen."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object, keys in the order of its fields."""
@@ -114,7 +117,7 @@ def explain(selection: Selection) -> Explanation:
     """Tell a selection: one row for each price that was examined."""
     chosen, eligible = len(selection.chosen), selection.eligible_count
     rows = [
-        _row(one, place if place <= eligible else None, place <= chosen)
+        _row(one, place if place <= eligible else None, _settlement(selection, one) if place <= chosen else None)
         for place, one in enumerate(selection.examined, start=1)
     ]
     return Explanation(
@@ -122,7 +125,14 @@ def explain(selection: Selection) -> Explanation:
     )
 
 
-def _row(one: Examined, rank: int | None, chosen: bool) -> ExplanationRow:
+def _settlement(selection: Selection, one: Examined) -> str:
+    candidate = selection.recall(one.facts)
+    if candidate is None:
+        return "The offer is gone."
+    return foresee_term(selection.request, candidate.offer.offer, candidate.row, one.facts.standing).sentence
+
+
+def _row(one: Examined, rank: int | None, settlement: str | None) -> ExplanationRow:
     facts, terms = one.facts, one.terms
     return ExplanationRow(
         facts.node,
@@ -132,7 +142,7 @@ def _row(one: Examined, rank: int | None, chosen: bool) -> ExplanationRow:
         facts.traits.model,
         facts.unit,
         rank,
-        chosen,
+        settlement is not None,
         one.ceiling_msat,
         None if terms is None else one.tier,
         None if terms is None else terms.score,
@@ -141,4 +151,5 @@ def _row(one: Examined, rank: int | None, chosen: bool) -> ExplanationRow:
         facts.standing.reasons,
         None if one.reason is None else one.reason.value,
         one.detail,
+        settlement,
     )

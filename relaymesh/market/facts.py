@@ -6,7 +6,7 @@ from relaymesh.market.candidate import Candidate
 from relaymesh.market.standing import Standing
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.protocol.codec import SignedOffer, SignedStatus
-from relaymesh.protocol.fields import DataCollection, JobType, Order, Unit
+from relaymesh.protocol.fields import DataCollection, JobType, SettlementForm, Unit
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.status import NodeState
 
@@ -20,8 +20,8 @@ class Traits(NamedTuple):
     quantization: str | None
     data_collection: DataCollection
     capabilities: tuple[str, ...]
-    orders: tuple[Order, ...]
-    """The settlement orders with scope `job`, each once, in the node's order."""
+    forms: tuple[SettlementForm, ...]
+    """The forms of settlement on offer, each once, in the node's order."""
     pow_bits: int
 
 
@@ -104,6 +104,12 @@ def _traits(offer: SignedOffer, row: PriceRow) -> Traits:
         quantization=row.identity.quantization,
         data_collection=row.data_collection,
         capabilities=row.capabilities,
-        orders=tuple(dict.fromkeys(term.order for term in offer.offer.settlement if term.scope == "job")),
+        forms=_forms(offer, row),
         pow_bits=offer.offer.pow_bits,
     )
+
+
+def _forms(offer: SignedOffer, row: PriceRow) -> tuple[SettlementForm, ...]:
+    """What is priced by the second is prepaid, whatever else the offer has: its buyer could not check an invoice."""
+    forms = (term.form for term in offer.offer.settlement)
+    return tuple(dict.fromkeys(each for each in forms if each == "prepay" or (each and row.unit != "second")))

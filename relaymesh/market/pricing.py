@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from relaymesh.errors import LocalProtocolError
-from relaymesh.protocol.fields import MAXIMUM_QUANTITY, Order, Unit
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY, SettlementForm, Unit
 from relaymesh.protocol.metering import MeteredUnits
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.quote import JobShape, QuotedTerm
@@ -256,7 +256,7 @@ def quote_terms(
     row: PriceRow,
     shape: JobShape,
     terms: tuple[SettlementTerm, ...],
-    orders: tuple[Order, ...],
+    forms: tuple[SettlementForm, ...],
     maximum_msat: AmountMsat = UNBOUNDED_MSAT,
 ) -> tuple[QuotedTerm, ...]:
     """The node's terms that the buyer accepts, with what each side can lose under them (RM-03, "Orders").
@@ -266,17 +266,17 @@ def quote_terms(
         shape: What is to be priced.
         terms: What the node offers, in its order of preference. Passed over are a session's tranche that does not hold
             the job, and whatever but `prepay` for a price by the second, which the buyer could not check.
-        orders: What the buyer accepts, best first; the answer is in this order.
+        forms: What the buyer accepts, best first; the answer is in this order.
         maximum_msat: The most the job may cost: it alone bounds a job priced by the second.
 
     Returns:
-        Empty when the two have no order in common.
+        Empty when the two have no form in common.
     """
     input_units, output_units = planned_units(row, shape, maximum_msat)
     quoted: list[QuotedTerm] = []
-    for order in dict.fromkeys(orders):
+    for form in dict.fromkeys(forms):
         for term in terms:
-            if term.order != order or (row.unit == "second" and order != "prepay"):
+            if term.form != form or (row.unit == "second" and form != "prepay"):
                 continue
             exposure = _exposure(term, row, input_units, output_units)
             if exposure is not None:

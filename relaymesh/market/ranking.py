@@ -82,6 +82,7 @@ def buyer_request(request: RequestedJob, inner: VerifiedEvent) -> BuyerRequest:
         budget_msat=request.budget_msat,
         capabilities=request.capabilities,
         orders=request.settlement,
+        scopes=request.scopes,
         maximum_pow_bits=committed_bits(inner) or 0,
     )
 

@@ -23,7 +23,7 @@ from relaymesh.protocol.codec import SignedOffer, SignedStatus, read_offer, read
 from relaymesh.protocol.quote import JobShape
 from relaymesh.units import Timestamp
 
-VERSION: Final = 1
+VERSION: Final = 2
 Verify = Callable[[Event], VerifiedEvent]
 
 
@@ -180,7 +180,7 @@ def _write_request(request: BuyerRequest) -> dict[str, Any]:
 
 def _read_request(said: dict[str, Any]) -> BuyerRequest:
     estimate, allow, price = said["estimate"], said["allow"], said["maximum_price"]
-    listed = {name: tuple(said[name]) for name in ("capabilities", "orders", "quantizations", "order")}
+    listed = {name: tuple(said[name]) for name in ("capabilities", "orders", "scopes", "quantizations", "order")}
     return BuyerRequest(
         **{
             **said,

@@ -1,14 +1,18 @@
 """The buyer's request: what is wanted, and what will not do (RM-04, "Eligibility")."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from relaymesh.errors import LocalProtocolError
 from relaymesh.market.facts import Facts
 from relaymesh.market.standing import BYTES_PER_TOKEN
 from relaymesh.nostr.event import PublicKey
-from relaymesh.protocol.fields import DataCollection, JobType, Order
+from relaymesh.protocol.fields import DataCollection, JobType, Order, Scope, SettlementForm, forms_of
 from relaymesh.protocol.quote import JobShape
 from relaymesh.units import AmountMsat
+
+SettlementPolicy = Literal["auto", SettlementForm]
+"""What a buyer says about settlement: one form and no other, or `auto`."""
 
 RATE_TOKENS = 10**6
 MAXIMUM_CEILING_MSAT = 10**12
@@ -70,6 +74,10 @@ class BuyerRequest:
         budget_msat: The most he will pay for it.
         capabilities: What the row must offer beyond plain text.
         orders: The settlement orders he accepts, best first.
+        scopes: What a tranche may belong to, best first.
+        settlement: The form of settlement he requires; `auto` chooses by what is known about the node.
+        maximum_exposure_msat: The most that he will have at stake at once; 0 for no limit.
+        is_streamed: Whether somebody reads the output as it comes, so that the first token counts.
         allow: The only nodes he deals with; None for all.
         ignore: Nodes he does not deal with.
         region: The region that the offer must name; None for any.
@@ -95,6 +103,10 @@ class BuyerRequest:
     budget_msat: AmountMsat
     capabilities: tuple[str, ...] = ()
     orders: tuple[Order, ...] = ("prepay",)
+    scopes: tuple[Scope, ...] = ("job",)
+    settlement: SettlementPolicy = "auto"
+    maximum_exposure_msat: int = 0
+    is_streamed: bool = False
     allow: frozenset[PublicKey] | None = None
     ignore: frozenset[PublicKey] = frozenset()
     region: str | None = None
@@ -116,3 +128,8 @@ class BuyerRequest:
     def expected(self) -> JobShape:
         """How big the job is likely to be."""
         return self.shape if self.estimate is None else self.estimate
+
+    @property
+    def forms(self) -> tuple[SettlementForm, ...]:
+        """The forms of settlement he accepts."""
+        return forms_of(self.orders, self.scopes)

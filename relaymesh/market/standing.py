@@ -14,6 +14,10 @@ from relaymesh.units import MAXIMUM_INTEGER, AmountMsat
 
 MILLI: Final = 1_000
 BYTES_PER_TOKEN: Final = 4
+KNOWN_SUCCESSES_MILLI: Final = 1_000
+"""So many jobs, in thousandths, that ended well make a node known."""
+TOLERATED_FAILURES: Final = 10
+"""One failure in so many jobs that ended well leaves it known."""
 MAXIMUM_OUTCOMES_MILLI: Final = 10**9
 MAXIMUM_OBSERVED_MS: Final = 10**9
 MAXIMUM_OBSERVED_SPEED: Final = 10**9
@@ -70,6 +74,14 @@ class Standing:
         _check("trust_milli", self.trust_milli, 0, MILLI)
         _check("stake_units", self.stake_units, 0, MAXIMUM_STAKE_UNITS)
         _check("job_limit_msat", self.job_limit_msat or 0, 0, MAXIMUM_INTEGER)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the node has served, and hardly ever failed to."""
+        return (
+            self.successes_milli >= KNOWN_SUCCESSES_MILLI
+            and self.failures_milli * TOLERATED_FAILURES <= self.successes_milli
+        )
 
 
 Standings = Mapping[PublicKey, Standing]

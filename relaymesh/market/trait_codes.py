@@ -49,7 +49,7 @@ class TraitCodes:
             request.quantizations,
             request.data_collection,
             request.capabilities,
-            request.orders,
+            request.forms,
             request.maximum_pow_bits,
         )
         found = self._remembered.get(asked)

@@ -68,5 +68,21 @@ JobType = Literal["chat", "completion", "embedding", "rerank", "classify", "mode
 Unit = Literal["token", "byte", "second", "job"]
 Order = Literal["prepay", "postpay", "sealed"]
 Scope = Literal["job", "session"]
+SettlementForm = Literal["prepay", "sealed", "postpay", "session"]
+"""An order and a scope by one name: the order's where the scope is a job, `session` for what a session prepays."""
+SETTLEMENT_FORMS: Final[tuple[SettlementForm, ...]] = ("prepay", "sealed", "postpay", "session")
 DataCollection = Literal["allow", "deny"]
 Version = Annotated[int, Field(ge=1, le=1)]
+
+
+def form_of(order: Order, scope: Scope) -> SettlementForm | None:
+    """The form of settlement of an order and a scope; None where there is none: a session's tranches are prepaid."""
+    if scope == "job":
+        return order
+    return "session" if order == "prepay" else None
+
+
+def forms_of(orders: tuple[Order, ...], scopes: tuple[Scope, ...]) -> tuple[SettlementForm, ...]:
+    """The forms of settlement that orders and scopes make together, each once, by order and then by scope."""
+    made = (form_of(order, scope) for order in orders for scope in scopes)
+    return tuple(dict.fromkeys(form for form in made if form is not None))

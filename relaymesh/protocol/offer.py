@@ -18,10 +18,12 @@ from relaymesh.protocol.fields import (
     RelayUrl,
     Scope,
     Sequence,
+    SettlementForm,
     ShortText,
     Unit,
     UnixSeconds,
     Version,
+    form_of,
 )
 
 MAXIMUM_ROWS: Final = 8
@@ -71,12 +73,17 @@ class SettlementTerm(WireValue):
     """How a job may be paid: in which order, per job or per session, in which tranches.
 
     Args:
-        tranche_units: Output units per tranche; None means the whole job is one tranche.
+        tranche_units: Output units per tranche; None means the whole job is one tranche. Of a session: msat.
     """
 
     order: Order
     scope: Scope = "job"
     tranche_units: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+    @property
+    def form(self) -> SettlementForm | None:
+        """Order and scope by one name; None for a pair that version 1 does not settle."""
+        return form_of(self.order, self.scope)
 
 
 class Offer(WireValue):

@@ -19,11 +19,14 @@ from relaymesh.protocol.fields import (
     PolicyName,
     Quantity,
     RelayUrl,
+    Scope,
     Sequence,
+    SettlementForm,
     ShortText,
     Unit,
     UnixMilliseconds,
     Version,
+    forms_of,
 )
 from relaymesh.protocol.offer import MAXIMUM_TERMS, PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
@@ -70,6 +73,7 @@ class RequestedJob(WireValue):
         capabilities: What the job will need of the row.
         budget_msat: The most the buyer will pay for this job.
         settlement: The orders the buyer accepts, best first.
+        scopes: What a tranche may belong to, best first.
         relays: Where the buyer also listens for the answer.
     """
 
@@ -80,7 +84,13 @@ class RequestedJob(WireValue):
     capabilities: Annotated[tuple[ShortText, ...], Field(max_length=16)] = ()
     budget_msat: Msat
     settlement: Annotated[tuple[Order, ...], Field(min_length=1, max_length=3)]
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=2)] = ("job",)
     relays: Annotated[tuple[RelayUrl, ...], Field(max_length=MAXIMUM_REPLY_RELAYS)] = ()
+
+    @property
+    def forms(self) -> tuple[SettlementForm, ...]:
+        """The forms of settlement the buyer accepts."""
+        return forms_of(self.settlement, self.scopes)
 
 
 class OpenRequest(RequestedJob):

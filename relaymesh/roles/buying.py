@@ -20,11 +20,12 @@ from relaymesh.market.explanation import explain
 from relaymesh.market.policy import BALANCED, Policy
 from relaymesh.market.preferences import NO_PREFERENCES, Preferences
 from relaymesh.market.pricing import price_ceiling
-from relaymesh.market.request import BuyerRequest
+from relaymesh.market.request import BuyerRequest, SettlementPolicy
 from relaymesh.market.selection import Selection
+from relaymesh.market.settlement_choice import ChosenTerm, accepted_terms
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import JobOrder, SessionContract
-from relaymesh.protocol.fields import JobType, Order
+from relaymesh.protocol.fields import JobType
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
@@ -62,6 +63,10 @@ class Wanted:
         ignore: Nodes not to deal with.
         policy: What counts, and for how much.
         preferences: What else the buyer says about nodes.
+        settlement: The form of settlement that is required; `auto` chooses.
+        maximum_exposure_msat: The most to have at stake at once; 0 for no limit.
+        is_streamed: Whether somebody reads the output as it comes.
+        has_credit: Whether nodes may lend to a key of the buyer's.
     """
 
     job_type: JobType
@@ -70,12 +75,15 @@ class Wanted:
     model: str | None = None
     output_tokens: int = 0
     capabilities: tuple[str, ...] = ()
-    orders: tuple[Order, ...] = ("prepay",)
     allow: frozenset[PublicKey] | None = None
     ignore: frozenset[PublicKey] = frozenset()
     maximum_pow_bits: int = 20
     policy: Policy = BALANCED
     preferences: Preferences = NO_PREFERENCES
+    settlement: SettlementPolicy = "auto"
+    maximum_exposure_msat: int = 0
+    is_streamed: bool = False
+    has_credit: bool = False
 
     @property
     def counting(self) -> Policy:
@@ -98,13 +106,18 @@ class Wanted:
             output_tokens=likely_tokens,
             output_bytes=likely_tokens * LIKELY_BYTES_PER_TOKEN,
         )
+        orders, scopes = accepted_terms(self.settlement, is_streamed=self.is_streamed, has_credit=self.has_credit)
         request = BuyerRequest(
             model=self.model,
             job_type=self.job_type,
             shape=shape,
             budget_msat=self.maximum_msat,
             capabilities=self.capabilities,
-            orders=self.orders,
+            orders=orders,
+            scopes=scopes,
+            settlement=self.settlement,
+            maximum_exposure_msat=self.maximum_exposure_msat,
+            is_streamed=self.is_streamed,
             allow=self.allow,
             ignore=self.ignore,
             maximum_pow_bits=self.maximum_pow_bits,
@@ -136,8 +149,8 @@ class BuyingWatcher(Protocol):
         """A node quoted or refused."""
         ...
 
-    def opened(self, contract: SessionContract) -> None:
-        """A session was agreed on."""
+    def opened(self, contract: SessionContract, chosen_term: ChosenTerm | None) -> None:
+        """A session was agreed on, on a settlement term chosen for a reason."""
         ...
 
 
@@ -150,7 +163,7 @@ class SilentWatcher:
     def quoted(self, quote: QuoteArrived) -> None:
         """A node quoted."""
 
-    def opened(self, contract: SessionContract) -> None:
+    def opened(self, contract: SessionContract, chosen_term: ChosenTerm | None) -> None:
         """A session was agreed on."""
 
 
@@ -163,12 +176,14 @@ class Bought:
         contract: The session it ran in; None likewise.
         reason: Why it is not done, in one sentence; empty when it is.
         tried: The nodes that were tried before, each with why it did not serve.
+        chosen_term: How the last job was to be paid, and why; None when no job was begun.
     """
 
     outcome: JobEnded | None
     contract: SessionContract | None
     reason: str
     tried: tuple[tuple[PublicKey, str], ...]
+    chosen_term: ChosenTerm | None = None
 
 
 @dataclass(slots=True)
@@ -227,7 +242,7 @@ async def buy(
             for node, refusal in session.refusals:
                 attempts.note(node, refusal)
         else:
-            watching.opened(session.contract)
+            watching.opened(session.contract, session.chosen_term)
             bought = await _run(session, wanted, deliver, attempts)
             if bought is not None:
                 return bought
@@ -261,10 +276,10 @@ async def _run(
     finally:
         await session.aclose()
     if outcome.state is JobState.DONE:
-        return Bought(outcome, contract, "", tuple(attempts.tried))
+        return Bought(outcome, contract, "", tuple(attempts.tried), session.chosen_term)
     reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
     is_untouched = not outcome.observation.outputs and not outcome.committed_msat
     if outcome.state is JobState.FAILED and is_untouched and outcome.refusal and outcome.refusal.is_retryable:
         attempts.note(contract.node, outcome.refusal)
         return None
-    return Bought(outcome, contract, reason, tuple(attempts.tried))
+    return Bought(outcome, contract, reason, tuple(attempts.tried), session.chosen_term)

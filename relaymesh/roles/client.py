@@ -173,7 +173,7 @@ class Client:
         secrets = derive_session_secrets(
             contract.request_id, contract.accept_id, ephemeral_secret, ephemeral.shared_secret(contract.node)
         )
-        session = OpenSession(contract, key, secrets, self.tools)
+        session = OpenSession(contract, key, secrets, self.tools, agreed.chosen_term)
         machine = ClientSession(contract.session_id, secrets, self._settings.session)
         endpoints = list(accept.endpoints)
 

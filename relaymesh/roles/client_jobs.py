@@ -26,6 +26,7 @@ from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import LookUpPayment, Pay, PaymentResolved
 from relaymesh.market.admission import admit_job
 from relaymesh.market.pricing import TranchePlan
+from relaymesh.market.settlement_choice import ChosenTerm
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.lightning import DecodedInvoice, Payer, PaymentLookup, PaymentRequest, PaymentUnknown
@@ -220,8 +221,15 @@ class OpenSession:
     Implements `relaymesh.roles.session_driver.SessionEvents`.
     """
 
-    def __init__(self, contract: SessionContract, key: KeyPair, secrets: SessionSecrets, tools: ClientTools) -> None:
-        self.contract = contract
+    def __init__(
+        self,
+        contract: SessionContract,
+        key: KeyPair,
+        secrets: SessionSecrets,
+        tools: ClientTools,
+        chosen_term: ChosenTerm | None = None,
+    ) -> None:
+        self.contract, self.chosen_term = contract, chosen_term
         self._key, self._secrets, self._tools = key, secrets, tools
         self._jobs: dict[JobId, RunningJob] = {}
         self._driver: SessionDriver | None = None

@@ -8,7 +8,7 @@ from relaymesh.market.candidate import Candidate
 from relaymesh.market.request import BuyerRequest
 from relaymesh.nostr.event import PublicKey, UnsignedEvent, VerifiedEvent
 from relaymesh.protocol.codec import SignedOffer, SignedStatus, build_offer, build_status, read_offer, read_status
-from relaymesh.protocol.fields import Order
+from relaymesh.protocol.fields import Order, Scope
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
 from relaymesh.protocol.quote import JobShape, OpenRequest, QuoteRequest
 from relaymesh.protocol.status import LabelLoad, NodeState, Status
@@ -135,6 +135,7 @@ rates = st.integers(0, 10**9) | st.integers(0, 500)
 amounts = (st.integers(0, MAXIMUM_INTEGER) | st.integers(0, 200_000)).map(AmountMsat)
 units = st.sampled_from(["token", "byte", "second", "job"])
 orders: st.SearchStrategy[Order] = st.sampled_from(["prepay", "postpay", "sealed"])
+scopes: st.SearchStrategy[tuple[Scope, ...]] = st.sampled_from([("job",), ("session",), ("session", "job")])
 
 rows = st.builds(
     row,
@@ -201,6 +202,7 @@ def buyer_requests(draw: st.DrawFn) -> BuyerRequest:
         budget_msat=draw(st.sampled_from([0, 1_000, 100_000])),
         capabilities=draw(st.sampled_from([(), ("stream",)])),
         orders=tuple(draw(st.lists(orders, min_size=1, max_size=3))),
+        scopes=draw(scopes),
         allow=draw(st.none() | some_nodes),
         ignore=draw(st.just(frozenset()) | some_nodes),
         region=draw(st.sampled_from([None, None, "EU"])),

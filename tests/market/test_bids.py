@@ -5,11 +5,12 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaymesh.market.bids import Bid, Bidders, choose_way, find_offered_row, find_term, rank_bids
+from relaymesh.market.bids import Bid, Bidders, choose_way, find_offered_row, rank_bids
 from relaymesh.market.candidate import Candidate
 from relaymesh.market.pricing import cost
 from relaymesh.market.selection import Selection, select
-from relaymesh.market.standing import NOBODY_KNOWN, Standing, Standings
+from relaymesh.market.settlement_choice import ChosenTerm, choose_term
+from relaymesh.market.standing import NOBODY_KNOWN, UNKNOWN, Standing, Standings
 from relaymesh.nostr.event import UnsignedEvent
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.offer import PriceRow
@@ -61,7 +62,9 @@ def bid(selection: Selection, one: Candidate, **prices: int) -> Bid:
     choice = Bidders(selection).find(one.offer.node, quote)
     assert choice is not None
     event = sign(UnsignedEvent(one.offer.node, NOW, Kind.QUOTE, (), one.offer.event.id))
-    return Bid(choice, event, quote, find_term(quote, selection.request) or 0)
+    chosen = choose_term(selection.request, quote.settlement, UNKNOWN, quote.max_msat or AmountMsat(0))
+    assert isinstance(chosen, ChosenTerm)
+    return Bid(choice, event, quote, chosen)
 
 
 def test_a_bid_is_for_a_row_of_its_own_nodes_offer() -> None:
@@ -94,7 +97,7 @@ def test_a_bid_whose_node_seems_gone_by_now_comes_last_and_is_not_lost() -> None
     selection = selection_of(here, gone)
     later = Candidate(gone.offer, gone.row, None)
     bids = [bid(selection, gone), bid(selection, here)]
-    bids[0] = Bid(replace(bids[0].choice, candidate=later), bids[0].event, bids[0].quote, 0)
+    bids[0] = Bid(replace(bids[0].choice, candidate=later), bids[0].event, bids[0].quote, bids[0].chosen)
     assert [each.choice.candidate for each in rank_bids(bids, selection, NOBODY_KNOWN, NOW)] == [here, later]
 
 

@@ -213,7 +213,7 @@ def test_every_constraint_of_a_request_is_enforced(one: Candidate, request: Buye
     assert set(request.capabilities) <= set(price.capabilities)
     assert price.context_limit == 0 or size.input_tokens + size.output_tokens <= price.context_limit
     assert size.output_tokens <= price.output_limit
-    assert {term.order for term in offer.settlement} & set(request.orders)
+    assert {term.form for term in offer.settlement} & set(request.forms)
     assert offer.pow_bits <= request.maximum_pow_bits
     assert cost(price, *size.units(price.unit)) <= request.budget_msat
     assert offer.valid_until > NOW
@@ -236,6 +236,7 @@ def test_a_buyer_finds_eligible_exactly_what_the_node_would_quote(one: Candidate
         capabilities=request.capabilities,
         budget_msat=request.budget_msat,
         settlement=request.orders,
+        scopes=request.scopes,
     )
     draining = one.status is not None and one.status.status.state == "draining"
     busy = one.status is not None and one.status.status.state == "busy"

@@ -253,9 +253,10 @@ def test_seconds_are_planned_for_as_far_as_the_money_goes(rate: int, budget: Amo
 def test_a_session_tranche_is_quoted_where_the_job_fits_into_it() -> None:
     price = row(minimum_msat=0, per=1, input_msat=1, output_msat=2)
     session = SettlementTerm(order="prepay", scope="session", tranche_units=900)
-    (quoted,) = quote_terms(price, shape(100, 400), (session,), ("prepay",))
+    (quoted,) = quote_terms(price, shape(100, 400), (session,), ("session",))
     assert (quoted.exposure_buyer_msat, quoted.exposure_node_msat) == (1_125, 0)
-    assert quote_terms(price, shape(101, 400), (session,), ("prepay",)) == ()
+    assert quote_terms(price, shape(101, 400), (session,), ("session",)) == ()
+    assert quote_terms(price, shape(100, 400), (session,), ("prepay",)) == (), "the buyer did not ask for it"
 
 
 def test_a_price_by_the_second_is_prepaid_only() -> None:

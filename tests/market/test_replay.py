@@ -86,7 +86,7 @@ def test_the_first_difference_is_told(change: Callable[[Any], None], said: str) 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda it: it.update(version=2),
+        lambda it: it.update(version=1),
         lambda it: it.pop("events"),
         lambda it: it["events"][0].update(content="{}"),
         lambda it: it["events"][0].update(kind=1),
