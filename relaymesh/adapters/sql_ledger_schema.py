@@ -82,7 +82,7 @@ UPDATE tranche SET opened_at_ms = (
     SELECT created_at_ms FROM job
     WHERE job.side = tranche.side AND job.client = tranche.client AND job.job_id = tranche.job_id
 );
-CREATE INDEX tranche_spent ON tranche (opened_at_ms, amount_msat, fee_msat)
+CREATE INDEX tranche_spent ON tranche (side, opened_at_ms, state, amount_msat, fee_msat)
     WHERE side = 'client' AND state IN ('paying', 'unknown', 'paid', 'released');
 
 -- `leaves` are encrypted as they are delivered, each after its length in four bytes; erased, they are NULL.
