@@ -1,10 +1,11 @@
 """The port's rules, on every wallet there is.
 
-In memory, on the simulated network by its JSON-RPC, on the same network by Nostr Wallet Connect over the bundled relay,
-and on real Lightning nodes.
+In memory, on the simulated network by its JSON-RPC, on the same network by Nostr Wallet Connect over the bundled relay
+and by LND's REST interface over HTTPS, and on real Lightning nodes.
 
-The real ones are used where `LIGHTNING_RPC_PAYER` and `LIGHTNING_RPC_PAYEE` name their JSON-RPC sockets. Between them
-has to be a channel, or a way over others, with some millions of msat on the payer's side.
+The real ones are used where `LIGHTNING_RPC_PAYER` and `LIGHTNING_RPC_PAYEE` name their JSON-RPC sockets, those that run
+LND where `LND_PAYER` and `LND_PAYEE` name files with their connections (lndconnect). Between them has to be a channel,
+or a way over others, with some millions of msat on the payer's side.
 """
 
 import os
@@ -19,9 +20,12 @@ import pytest
 
 from relaymesh.adapters.core_lightning import CoreLightningWallet
 from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.lnd import LndWallet
+from relaymesh.adapters.lnd_file import load_lnd_connection
 from relaymesh.adapters.wallet_connect import WalletConnectWallet
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
+from relaymesh.lightning_sim.lnd_rest import serve_lnd
 from relaymesh.lightning_sim.wallet_connect import WalletService
 from relaymesh.ports.lightning import DecodedInvoice, Wallet
 from relaymesh.ports.memory_lightning import MemoryLightning, decode_memory_invoice
@@ -31,17 +35,19 @@ from tests.relay.processes import relay_process
 
 pytestmark = pytest.mark.anyio
 
-PAYER, PAYEE = "LIGHTNING_RPC_PAYER", "LIGHTNING_RPC_PAYEE"
+REAL = {"real": ("LIGHTNING_RPC_PAYER", "LIGHTNING_RPC_PAYEE"), "real-lnd": ("LND_PAYER", "LND_PAYEE")}
 BALANCE_MSAT = 50_000_000
 
 
 def _kinds() -> list[str]:
-    named = [name for name in (PAYER, PAYEE) if os.environ.get(name)]
-    if len(named) == 1:
-        pytest.fail(
-            f"real Lightning nodes are tested in pairs: set both {PAYER} and {PAYEE}, not only {named[0]}", False
-        )
-    return ["memory", "simulated", "wallet-connect", *(["real"] if named else [])]
+    kinds = ["memory", "simulated", "wallet-connect", "lnd"]
+    for kind, pair in REAL.items():
+        named = [name for name in pair if os.environ.get(name)]
+        if len(named) == 1:
+            words = f"set both {pair[0]} and {pair[1]}, not only {named[0]}"
+            pytest.fail(f"real Lightning nodes are tested in pairs: {words}", False)
+        kinds += [kind] if named else []
+    return kinds
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +71,20 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path, relay_url: str
     elif request.param == "wallet-connect":
         async with connected_wallets(tmp_path, relay_url) as (near, far):
             yield WalletsUnderTest(near, far, decode_invoice_in_thread, rest_seconds=0.05)
-    else:
-        payer, payee = (CoreLightningWallet(os.environ[name]) for name in (PAYER, PAYEE))
+    elif request.param == "lnd":
+        async with lnd_wallets(tmp_path) as (near, far):
+            yield WalletsUnderTest(near, far, decode_invoice_in_thread, rest_seconds=0.05)
+    elif request.param == "real":
+        payer, payee = (CoreLightningWallet(os.environ[name]) for name in REAL["real"])
         yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+    else:
+        async with AsyncExitStack() as stack:
+            real: list[Wallet] = []
+            for name in REAL["real-lnd"]:
+                connection = load_lnd_connection(Path(os.environ[name]))
+                opened = LndWallet.open(connection, tmp_path / f"{name}.book", _clock)
+                real.append(await stack.enter_async_context(opened))
+            yield WalletsUnderTest(real[0], real[1], decode_invoice_in_thread)
 
 
 @asynccontextmanager
@@ -88,6 +105,21 @@ async def connected_wallets(directory: Path, relay_url: str) -> AsyncIterator[tu
         yield wallets[0], wallets[1]
 
 
+@asynccontextmanager
+async def lnd_wallets(directory: Path) -> AsyncIterator[tuple[Wallet, Wallet]]:
+    """Two wallets of a simulated network, each by LND's REST interface."""
+    plan = NetworkPlan((WalletPlan("payer", BALANCE_MSAT), WalletPlan("payee", 0)), payment_latency_ms=10)
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(LightningNetwork.start(directory, plan, lambda: _clock().unix_ms))
+        service = await stack.enter_async_context(serve_lnd(network))
+        wallets = []
+        for name in ("payer", "payee"):
+            connection = load_lnd_connection(service.connections[name])
+            opened = LndWallet.open(connection, directory / f"{name}.book", _clock)
+            wallets.append(await stack.enter_async_context(opened))
+        yield wallets[0], wallets[1]
+
+
 def _clock() -> Moment:
     return Moment(Instant(time.monotonic_ns() // 1_000), time.time_ns() // 1_000_000)
 
@@ -97,8 +129,8 @@ async def _decode_memory(text: str) -> DecodedInvoice:
 
 
 def test_one_real_node_alone_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(PAYER, raising=False)
-    monkeypatch.setenv(PAYEE, "/somewhere/lightning-rpc")
+    monkeypatch.delenv("LIGHTNING_RPC_PAYER", raising=False)
+    monkeypatch.setenv("LIGHTNING_RPC_PAYEE", "/somewhere/lightning-rpc")
     with pytest.raises(pytest.fail.Exception, match="set both LIGHTNING_RPC_PAYER and LIGHTNING_RPC_PAYEE"):
         _kinds()
 
