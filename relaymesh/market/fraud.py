@@ -25,11 +25,19 @@ from relaymesh.protocol.fraud_proof import FraudClaim, FraudProof
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.quote import Quote
-from relaymesh.protocol.sealed_commitment import open_leaf, read_sealed_commitment
+from relaymesh.protocol.sealed_commitment import SignedCommitment, read_sealed_commitment
+from relaymesh.protocol.sealed_leaves import read_leaf
 from relaymesh.protocol.slash import slash_key
 from relaymesh.units import MAXIMUM_INTEGER
 
 Figures = tuple[tuple[str, int], ...]
+_STATEMENTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        Kind.OFFER: "offers of one label and seq",
+        Kind.METERING: "records of one job",
+        Kind.SEALED_COMMITMENT: "commitments to one tranche",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,8 @@ def _verify_evidence(proof: FraudProof, verify: Verifier) -> _Evidence:
 
 def _decide_price(evidence: _Evidence) -> _Finding:
     """RM-05: "the record charges more than the quoted row allows, or more than the job's own limit"."""
+    if any(event.kind == Kind.SEALED_COMMITMENT for event in evidence.events):
+        return _decide_tranche_price(evidence)
     quote_event, record_event = evidence.of_kinds(Kind.QUOTE, Kind.METERING)
     quote, record = evidence.quote(quote_event), read_metering(record_event).record
     if record.quote_id != quote_event.id:
@@ -145,6 +155,28 @@ def _decide_price(evidence: _Evidence) -> _Finding:
         return _Finding(False, f"charged {charged[1]} msat, within the quoted price of what was counted", figures)
     units = f"{input_units} input and {output_units} output units"
     return _Finding(True, f"charged {charged[1]} msat for {units} that cost {price} msat as quoted", figures)
+
+
+def _decide_tranche_price(evidence: _Evidence) -> _Finding:
+    """RM-05: "a later tranche costs more than its output does at the quoted rate".
+
+    Rounding up once for the job and once more for this tranche alone can only make the bound larger, and so does a
+    minimum that the earlier tranches have paid for. The first tranche includes the input, of which it does not tell.
+    """
+    quote_event, event = evidence.of_kinds(Kind.QUOTE, Kind.SEALED_COMMITMENT)
+    row, commitment = evidence.quote(quote_event).row, read_sealed_commitment(event).commitment
+    if commitment.quote_id != quote_event.id:
+        raise RemoteProtocolError("the commitment cites another quote")
+    if commitment.tranche == 0:
+        return _Finding(False, "the first tranche includes the input, which a commitment does not count")
+    units = sum(commitment.leaf_bytes) if row.unit == "byte" else commitment.units
+    most = -(-units * row.output_msat // row.per)
+    figures = (("msat", int(commitment.msat)), ("cost_msat", min(most, MAXIMUM_INTEGER)), ("output_units", units))
+    if commitment.msat <= most:
+        return _Finding(False, f"the tranche costs {commitment.msat} msat, within the quoted price", figures)
+    return _Finding(
+        True, f"{commitment.msat} msat for a tranche of {units} units that cost {most} msat as quoted", figures
+    )
 
 
 def _has_lost_its_counts(record: MeteringRecord, row: PriceRow) -> bool:
@@ -198,7 +230,7 @@ def _is_same_article(quoted: PriceRow, offered: PriceRow) -> bool:
 
 
 def _decide_equivocation(evidence: _Evidence) -> _Finding:
-    """RM-05: "two offers of one label and `seq`, or two records of one client, session and job, that differ"."""
+    """RM-05: "two statements about one thing that differ"."""
     if len(evidence.events) != 2 or evidence.events[0].id == evidence.events[1].id:
         raise RemoteProtocolError("equivocation needs exactly two different events")
     first, second = evidence.events
@@ -206,14 +238,16 @@ def _decide_equivocation(evidence: _Evidence) -> _Finding:
         _compare_offers(first, second)
     elif {first.kind, second.kind} == {Kind.METERING}:
         _compare_records(read_metering(first), read_metering(second))
+    elif {first.kind, second.kind} == {Kind.SEALED_COMMITMENT}:
+        _compare_commitments(read_sealed_commitment(first), read_sealed_commitment(second))
+    elif {first.kind, second.kind} == {Kind.METERING, Kind.SEALED_COMMITMENT}:
+        record, commitment = sorted(evidence.events, key=lambda event: event.kind)
+        return _compare_amounts(read_metering(record), read_sealed_commitment(commitment))
     else:
-        raise RemoteProtocolError(
-            f"equivocation needs two events of kind {int(Kind.OFFER)} or two of kind {int(Kind.METERING)}"
-        )
+        raise RemoteProtocolError("equivocation needs two offers, two records, two commitments, or one of each")
     if _canonical(first.content) == _canonical(second.content):
         return _Finding(False, "the two events say the same: the later is a republication")
-    what = "offers of one label and seq" if first.kind == Kind.OFFER else "records of one job"
-    return _Finding(True, f"two {what} say different things", (("kind", first.kind),))
+    return _Finding(True, f"two {_STATEMENTS[first.kind]} say different things", (("kind", first.kind),))
 
 
 def _compare_offers(first: VerifiedEvent, second: VerifiedEvent) -> None:
@@ -232,6 +266,30 @@ def _compare_records(one: SignedMetering, other: SignedMetering) -> None:
         raise RemoteProtocolError("the two records are for different clients or sessions")
 
 
+def _compare_commitments(one: SignedCommitment, other: SignedCommitment) -> None:
+    first, second = one.commitment, other.commitment
+    if (first.job, first.tranche) != (second.job, second.tranche):
+        raise RemoteProtocolError("the two commitments are to different jobs or tranches")
+    # As with records: one quote serves one session of one client, so that this is one tranche and no other.
+    if (one.client, first.quote_id) != (other.client, second.quote_id):
+        raise RemoteProtocolError("the two commitments are for different clients or quotes")
+
+
+def _compare_amounts(metering: SignedMetering, signed: SignedCommitment) -> _Finding:
+    """RM-05: "a commitment and the record of its job that tell different amounts of its tranche"."""
+    record, commitment = metering.record, signed.commitment
+    if (metering.client, record.job, record.quote_id) != (signed.client, commitment.job, commitment.quote_id):
+        raise RemoteProtocolError("the record and the commitment are of different clients, jobs or quotes")
+    if commitment.tranche >= len(record.tranches):
+        return _Finding(False, "the record knows no such tranche: it may have been paid later, or never")
+    recorded = record.tranches[commitment.tranche].msat
+    figures = (("tranche", commitment.tranche), ("msat", int(commitment.msat)), ("recorded_msat", int(recorded)))
+    if recorded == commitment.msat:
+        return _Finding(False, "the record tells the amount that was committed to", figures)
+    sentence = f"committed to {commitment.msat} msat for tranche {commitment.tranche}, recorded {recorded} msat"
+    return _Finding(True, sentence, figures)
+
+
 def _canonical(content: str) -> bytes:
     """The content as one text for one meaning: what differs in layout or order of keys does not differ."""
     return orjson.dumps(check_content(content), option=orjson.OPT_SORT_KEYS)
@@ -241,11 +299,11 @@ def _canonical(content: str) -> bytes:
 
 
 def _decide_ciphertext(evidence: _Evidence) -> _Finding:
-    """RM-05: "the leaf is the one that was committed to, and does not open under the preimage that was paid for"."""
+    """RM-05: "the leaf is the one that was committed to, and is not what was vouched for"."""
     (event,) = evidence.of_kinds(Kind.SEALED_COMMITMENT)
     commitment, leaf = read_sealed_commitment(event).commitment, evidence.proof.leaf
     if leaf is None:
-        raise RemoteProtocolError("bad-ciphertext needs the leaf that does not open")
+        raise RemoteProtocolError("bad-ciphertext needs the leaf that is bad")
     secret, ciphertext = bytes.fromhex(leaf.preimage), leaf.ciphertext_bytes()
     if hashlib.sha256(secret).hexdigest() != commitment.payment_hash:
         raise RemoteProtocolError("the preimage is not that of the payment hash")
@@ -255,10 +313,10 @@ def _decide_ciphertext(evidence: _Evidence) -> _Finding:
         raise RemoteProtocolError("the ciphertext is not the leaf that was committed to")
     figures = (("leaf", leaf.index), ("tranche", commitment.tranche), ("ciphertext_bytes", len(ciphertext)))
     try:
-        open_leaf(secret, commitment, leaf.index, ciphertext)
+        read_leaf(secret, commitment, leaf.index, ciphertext)
     except RemoteProtocolError as error:
         return _Finding(True, str(error), figures)
-    return _Finding(False, f"leaf {leaf.index} opens", figures)
+    return _Finding(False, f"leaf {leaf.index} opens to what was committed to", figures)
 
 
 _CLAIMS: Final[Mapping[FraudClaim, Callable[[_Evidence], _Finding]]] = MappingProxyType(

@@ -38,7 +38,9 @@ class DisclosedEvent(WireValue):
 
 
 class DisclosedLeaf(WireValue):
-    """One leaf of a sealed tranche that does not open: unreadable bytes, and the key that was paid for.
+    """One leaf of a sealed tranche that is not what was vouched for, and the key that was paid for.
+
+    A leaf that opens and is of another length than was stated, or not UTF-8, is disclosed with it.
 
     Args:
         index: Which leaf of the commitment, from 0.
@@ -65,7 +67,7 @@ class FraudProof(WireValue):
         claim: Which promise was broken.
         accused: Who broke it, and signed all of the evidence.
         evidence: The events that prove it, no more and no fewer than the claim needs.
-        leaf: For `bad-ciphertext`, the leaf that does not open; None for any other claim.
+        leaf: For `bad-ciphertext`, the leaf that is bad; None for any other claim.
     """
 
     v: Version = 1

@@ -11,11 +11,12 @@ from relaymesh.nostr.keys import KeyPair
 from relaymesh.protocol.codec import build_offer, seal_message
 from relaymesh.protocol.evidence import build_metering
 from relaymesh.protocol.evidence_files import DisclosedQuote
-from relaymesh.protocol.fraud_proof import DisclosedLeaf, Disclosure, FraudProof, accuse
+from relaymesh.protocol.fraud_proof import DisclosedLeaf, Disclosure, FraudClaim, FraudProof, accuse
 from relaymesh.protocol.metering import MeteredUnits
 from relaymesh.protocol.offer import Offer, PriceRow, SettlementTerm
 from relaymesh.protocol.quote import Quote, QuotedTerm
 from relaymesh.protocol.sealed_commitment import SealedCommitment, build_sealed_commitment, seal_leaf
+from relaymesh.protocol.sealed_leaves import count_text
 from relaymesh.units import AmountMsat, Timestamp
 from tests.market import evidence_builders
 from tests.market.evidence_builders import CLIENT, NODE, ROW, STRANGER, make_tranche
@@ -23,7 +24,7 @@ from tests.market.evidence_builders import CLIENT, NODE, ROW, STRANGER, make_tra
 NOW: Final = Timestamp(1_790_000_000)
 SECRET: Final = bytes(range(32))
 QUOTE_ID, JOB = "0a" * 32, "0b" * 32
-TEXTS: Final = (b"Sold sealed, ", b"opened by the preimage.")
+TEXTS: Final = (b"Sold sealed, \xffopened", b" by the preimage.\xff")
 
 
 def offer(
@@ -107,32 +108,43 @@ def units(**changes: int) -> MeteredUnits:
     return MeteredUnits(**{**dict.fromkeys(names, 0), **changes})
 
 
-def leaves(texts: tuple[bytes, ...] = TEXTS, *, job: str = JOB, tranche: int = 1) -> tuple[bytes, ...]:
+def leaves(
+    texts: tuple[bytes, ...] = TEXTS, *, job: str = JOB, tranche: int = 1, quote_id: str = QUOTE_ID
+) -> tuple[bytes, ...]:
     """The leaves of a tranche as an honest node seals them."""
-    return tuple(seal_leaf(SECRET, (QUOTE_ID, job), tranche, place, text) for place, text in enumerate(texts))
+    return tuple(seal_leaf(SECRET, (quote_id, job), tranche, place, text) for place, text in enumerate(texts))
 
 
 def commit(
-    ciphertexts: tuple[bytes, ...], *, author: KeyPair = NODE, job: str = JOB, tranche: int = 1
+    ciphertexts: tuple[bytes, ...],
+    *,
+    author: KeyPair = NODE,
+    client: KeyPair = CLIENT,
+    at: int = NOW,
+    texts: tuple[bytes, ...] = TEXTS,
+    **changes: Any,
 ) -> VerifiedEvent:
-    """The 8774 for these leaves, whether they open or not."""
-    commitment = SealedCommitment(
-        quote_id=EventId(QUOTE_ID),
-        job=job,
-        tranche=tranche,
-        payment_hash=hashlib.sha256(SECRET).hexdigest(),
-        leaf_sha256=tuple(hashlib.sha256(each).hexdigest() for each in ciphertexts),
-        leaf_bytes=tuple(max(len(each) - 16, 0) for each in ciphertexts),
-        units=36,
-        msat=AmountMsat(720),
-    )
+    """The 8774 for these leaves, of these texts as it says, whether they open to them or not."""
+    said: dict[str, Any] = {
+        "quote_id": QUOTE_ID,
+        "job": JOB,
+        "tranche": 1,
+        "payment_hash": hashlib.sha256(SECRET).hexdigest(),
+        "leaf_sha256": tuple(hashlib.sha256(each).hexdigest() for each in ciphertexts),
+        "leaf_bytes": tuple(count_text(each) for each in texts[: len(ciphertexts)]),
+        "units": 36,
+        "msat": AmountMsat(720),
+    }
+    commitment = SealedCommitment.model_validate({**said, **changes})
     return author.sign(
-        build_sealed_commitment(commitment, author=author.public_key, client=CLIENT.public_key, created_at=NOW)
+        build_sealed_commitment(
+            commitment, author=author.public_key, client=client.public_key, created_at=Timestamp(at)
+        )
     )
 
 
 def accuse_of_leaf(commitment: VerifiedEvent, index: int, ciphertext: bytes, secret: bytes = SECRET) -> FraudProof:
-    """The proof that this leaf does not open, whether it does or not."""
+    """The proof that this leaf is bad, whether it is or not."""
     leaf = DisclosedLeaf(index=index, ciphertext=base64.b64encode(ciphertext).decode(), preimage=secret.hex())
     return accuse("bad-ciphertext", Disclosure(commitment), leaf=leaf)
 
@@ -289,7 +301,7 @@ def _leaf_cases() -> list[FraudCase]:
     good, bad = leaves(), (leaves()[0], b"\x00" * 40)
     honest, cheating = commit(good), commit(bad)
     elsewhere = commit(leaves(job="0c" * 32))  # and says that it is for `JOB`
-    return [
+    found = [
         FraudCase("a leaf that does not open", accuse_of_leaf(cheating, 1, bad[1]), True),
         FraudCase("a leaf that is too short to open", accuse_of_leaf(commit((b"",)), 0, b""), True),
         FraudCase("a leaf sealed for another job", accuse_of_leaf(elsewhere, 0, leaves(job="0c" * 32)[0]), True),
@@ -301,9 +313,68 @@ def _leaf_cases() -> list[FraudCase]:
         FraudCase("a place that is none", accuse_of_leaf(honest, 2, good[1]), False),
         FraudCase("no leaf", accuse("bad-ciphertext", Disclosure(honest)), False),
     ]
+    texts: tuple[tuple[str, tuple[bytes, ...], tuple[int, ...], bool], ...] = (
+        ("a leaf with less text than was stated", (b"one\xff", b"two\xff"), (3, 4), True),
+        ("a leaf with more text than was stated", (b"one\xff", b"two\xff"), (3, 2), True),
+        ("a leaf whose text ends pieces only", (b"one\xff", b"\xff\xff\xff\xff"), (3, 3), True),
+        ("a leaf that is not UTF-8", (b"one\xff", b"\xc3\xff"), (3, 1), True),
+        ("a leaf that is cut within a character", (b"\xc3", b"\xa9\xff"), (1, 1), True),
+        ("a last leaf whose last piece does not end", (b"one\xff", b"two"), (3, 3), True),
+        ("a piece that goes on in the last leaf", (b"one", b"two\xff"), (3, 3), False),
+        ("pieces without text, which are none", (b"one\xff", b"\xfftwo\xff\xff"), (3, 3), False),
+    )
+    for what, plaintexts, stated, is_proven in texts:
+        sealed = leaves(plaintexts)
+        proof = accuse_of_leaf(commit(sealed, leaf_bytes=stated), 1, sealed[1])
+        found.append(FraudCase(what, proof, is_proven))
+    return found
+
+
+def _tranche_cases() -> list[FraudCase]:
+    """Commitments against the quote, the record and each other; a later tranche of 36 bytes costs 5 msat."""
+
+    def case(what: str, is_proven: bool, claim: FraudClaim, *evidence: Disclosure) -> None:
+        found.append(FraudCase(what, accuse(claim, *evidence), is_proven))
+
+    def said(under: Disclosure | None = None, **changes: Any) -> Disclosure:
+        fields = {"quote_id": (under or quoted).event.id, "msat": 5, **changes}
+        return Disclosure(commit(leaves(), texts=(b"x" * 18, b"x" * 18), **fields))
+
+    found: list[FraudCase] = []
+    quoted = quote(offer())
+    by_token = quote(offer(), ROW.model_copy(update={"unit": "token", "minimum_msat": AmountMsat(100)}))
+    case("a tranche one millisatoshi above its price", True, "price-over-quote", quoted, said(msat=6))
+    case("a tranche at its price, rounded up", False, "price-over-quote", quoted, said())
+    case("a tranche of fewer bytes than it is sold as", True, "price-over-quote", quoted, said(units=50, msat=6))
+    case("the first tranche, which includes the input", False, "price-over-quote", quoted, said(tranche=0, msat=6))
+    case(
+        "a tranche in tokens, at the price of its units",
+        False,
+        "price-over-quote",
+        by_token,
+        said(by_token, units=50, msat=6),
+    )
+    case("a tranche in tokens, above it", True, "price-over-quote", by_token, said(by_token, units=50, msat=7))
+    case("a commitment that cites another quote", False, "price-over-quote", quoted, said(quote_id=QUOTE_ID, msat=6))
+    case("a tranche without its quote's plaintext", False, "price-over-quote", Disclosure(quoted.event), said(msat=6))
+    case("two commitments to one tranche", True, "equivocation", said(), said(msat=4))
+    case("one tranche under two payment hashes", True, "equivocation", said(), said(payment_hash="0d" * 32))
+    case("one commitment, signed twice", False, "equivocation", said(), said(at=NOW + 9))
+    case("commitments to two tranches", False, "equivocation", said(), said(tranche=2))
+    case("commitments to two jobs", False, "equivocation", said(), said(job="0c" * 32))
+    case("commitments to two clients", False, "equivocation", said(), said(client=STRANGER, msat=4))
+    case("commitments under two quotes", False, "equivocation", said(), said(quote_id=QUOTE_ID))
+    recorded = Disclosure(record(quoted))  # its tranche 1 was of 120 msat
+    case("a record that tells another amount", True, "equivocation", recorded, said(msat=119))
+    case("a record that tells the same amount", False, "equivocation", said(msat=120), recorded)
+    case("a record without the tranche", False, "equivocation", recorded, said(tranche=2))
+    case("a record of another job", False, "equivocation", recorded, said(job="0c" * 32))
+    case("a record for another client", False, "equivocation", recorded, said(client=STRANGER))
+    case("a record under another quote", False, "equivocation", recorded, said(quote_id=QUOTE_ID))
+    return found
 
 
 @cache
 def cases() -> tuple[FraudCase, ...]:
     """Each claim, proven and not, with everything that decides between the two."""
-    return (*_price_cases(), *_offer_cases(), *_equivocation_cases(), *_leaf_cases())
+    return (*_price_cases(), *_offer_cases(), *_equivocation_cases(), *_leaf_cases(), *_tranche_cases())

@@ -18,11 +18,13 @@ from relaymesh.protocol.evidence import Verifier
 from relaymesh.protocol.fraud_proof import DisclosedLeaf, Disclosure, FraudClaim, FraudProof, accuse
 from relaymesh.protocol.metering import MeteredUnits
 from relaymesh.protocol.offer import PriceRow
+from relaymesh.protocol.sealed_leaves import pack_leaves
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat, Timestamp
 from tests.market import builders, fraud_builders
 from tests.market.evidence_builders import CLIENT, NODE, STRANGER, make_tranche
 from tests.market.fraud_builders import NOW, SECRET
 
+texts = st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=3).map(lambda pieces: pieces[:1] * len(pieces))
 CLAIMS: tuple[FraudClaim, ...] = ("price-over-quote", "quote-over-offer", "equivocation")
 
 
@@ -104,11 +106,32 @@ def bill(draw: st.DrawFn, row: PriceRow) -> dict[str, Any]:
 
 
 def deliver(draw: st.DrawFn, life: Life, number: int) -> None:
-    """A sealed tranche whose leaves open."""
-    texts = tuple(draw(st.lists(st.binary(max_size=40), min_size=1, max_size=3)))
-    leaves = fraud_builders.leaves(texts, job=f"{number:02x}" * 32, tranche=number)
-    life.said.append(Disclosure(fraud_builders.commit(leaves, job=f"{number:02x}" * 32, tranche=number)))
-    life.leaves += leaves
+    """A job in sealed tranches, of which as many as were paid are on its one record, and whose leaves open."""
+    offered = draw(st.sampled_from(life.offers()))
+    row = draw(st.sampled_from(read_offer(offered).offer.rows))
+    quoted = fraud_builders.quote(offered, row, entropy=bytes((0x80 + number,)) * 64)
+    client, job, pieces = draw(st.sampled_from([CLIENT, STRANGER])), f"{0x80 + number:02x}" * 32, draw(texts)
+    input_units = 0 if row.unit in ("second", "job") else draw(st.integers(0, 2_000))
+    size = len(pieces[0].encode())
+    plan = TranchePlan(row, input_units, size * len(pieces) if row.unit != "job" else 1, size)
+    places = range(min(plan.count, len(pieces)))
+    for place in places:
+        plaintexts = pack_leaves((pieces[place],))
+        sealed = fraud_builders.leaves(plaintexts, job=job, tranche=place, quote_id=quoted.event.id)
+        said = {"quote_id": quoted.event.id, "job": job, "tranche": place, "msat": plan.price(place)}
+        event = fraud_builders.commit(sealed, client=client, texts=plaintexts, units=plan.units(place), **said)
+        again = fraud_builders.commit(
+            sealed, client=client, texts=plaintexts, units=plan.units(place), at=NOW + 9, **said
+        )
+        life.said += [Disclosure(event), Disclosure(again)]
+        life.leaves += sealed
+    paid = tuple(make_tranche(plan.price(place), plan.units(place), 0) for place in places[: draw(st.integers(0, 3))])
+    units = {"input_bytes": input_units, "input_tokens": input_units}
+    changes = {"job": job, "tranches": paid, "charged_msat": AmountMsat(sum(tranche.msat for tranche in paid))}
+    record = fraud_builders.record(
+        quoted, client=client, units=fraud_builders.units(**units), max_msat=MAXIMUM_INTEGER, **changes
+    )
+    life.said += [quoted, Disclosure(record)]
 
 
 @st.composite
@@ -118,7 +141,7 @@ def lives(draw: st.DrawFn) -> Life:
         sell(draw, life)
     for number in range(1, draw(st.integers(1, 2)) + 1):
         work(draw, life, number)
-    deliver(draw, life, draw(st.integers(0, 31)))
+    deliver(draw, life, draw(st.integers(0, 1)))
     return life
 
 

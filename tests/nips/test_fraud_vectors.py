@@ -46,6 +46,15 @@ def price_over_quote(quote: Json, record: Json) -> bool:
     return int(counted["charged_msat"]) > cost
 
 
+def tranche_over_quote(quote: Json, commitment: Json) -> bool:
+    said, sold = opened(quote), json.loads(commitment["event"]["content"])
+    if said is None or sold["quote_id"] != quote["event"]["id"] or sold["tranche"] == 0:
+        return False
+    row = said["row"]
+    units = sum(sold["leaf_bytes"]) if row["unit"] == "byte" else sold["units"]
+    return int(sold["msat"]) > -(-units * row["output_msat"] // row["per"])
+
+
 def quote_over_offer(quote: Json, offer: Json) -> bool:
     said, event = opened(quote), offer["event"]
     if said is None or said["offer_id"] != event["id"]:
@@ -67,15 +76,31 @@ def quote_over_offer(quote: Json, offer: Json) -> bool:
 def equivocation(one: Json, other: Json) -> bool:
     events = (one["event"], other["event"])
     kinds = {event["kind"] for event in events}
-    if kinds not in ({38770}, {8770}):
-        return False
     contents = [json.loads(event["content"]) for event in events]
-    names, tag = (("seq",), "d") if kinds == {38770} else (("session", "job"), "p")
+    if kinds == {8770, 8774}:
+        return amounts_differ(*events)
+    if kinds not in ({38770}, {8770}, {8774}):
+        return False
+    names, tag = {
+        38770: (("seq",), "d"),
+        8770: (("session", "job"), "p"),
+        8774: (("quote_id", "job", "tranche"), "p"),
+    }[one["event"]["kind"]]
     places = {
         (stranger.tag(event, tag), *(said[name] for name in names))
         for event, said in zip(events, contents, strict=True)
     }
     return len(places) == 1 and contents[0] != contents[1]
+
+
+def amounts_differ(commitment: Json, record: Json) -> bool:
+    sold, counted = json.loads(commitment["content"]), json.loads(record["content"])
+    if any(sold[name] != counted[name] for name in ("quote_id", "job")):
+        return False
+    if stranger.tag(commitment, "p") != stranger.tag(record, "p"):
+        return False
+    tranches = counted["tranches"][sold["tranche"] :]
+    return bool(tranches) and tranches[0]["msat"] != sold["msat"]
 
 
 def bad_ciphertext(commitment: Json, leaf: Json | None) -> bool:
@@ -90,10 +115,12 @@ def bad_ciphertext(commitment: Json, leaf: Json | None) -> bool:
     info = b"relaymesh/1 sealed" + said["tranche"].to_bytes(4) + leaf["index"].to_bytes(4)
     key = stranger.expand(stranger.mac(bytes.fromhex(said["quote_id"] + said["job"]), secret), info)
     try:
-        ChaCha20Poly1305(key).decrypt(bytes(12), ciphertext, None)
-    except InvalidTag:
+        parts = ChaCha20Poly1305(key).decrypt(bytes(12), ciphertext, None).split(b"\xff")
+        text = "".join(part.decode() for part in parts)
+    except (InvalidTag, UnicodeDecodeError):
         return True
-    return False
+    breaks_off = leaf["index"] == len(hashes) - 1 and parts[-1] != b""
+    return breaks_off or len(text.encode()) != said["leaf_bytes"][leaf["index"]]
 
 
 def is_proven(proof: Json) -> bool:
@@ -104,6 +131,8 @@ def is_proven(proof: Json) -> bool:
     kinds = [event["kind"] for event in events]
     match proof["claim"]:
         case "price-over-quote":
+            if kinds == [28771, 8774]:
+                return tranche_over_quote(*evidence)
             return kinds == [28771, 8770] and price_over_quote(*evidence)
         case "quote-over-offer":
             return kinds == [38770, 28771] and quote_over_offer(*evidence[::-1])
