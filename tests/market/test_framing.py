@@ -118,7 +118,7 @@ def deliver(draw: st.DrawFn, life: Life, number: int) -> None:
     for place in places:
         plaintexts = pack_leaves((pieces[place],))
         sealed = fraud_builders.leaves(plaintexts, job=job, tranche=place, quote_id=quoted.event.id)
-        said = {"quote_id": quoted.event.id, "job": job, "tranche": place, "msat": plan.price(place)}
+        said: dict[str, Any] = {"quote_id": quoted.event.id, "job": job, "tranche": place, "msat": plan.price(place)}
         event = fraud_builders.commit(sealed, client=client, texts=plaintexts, units=plan.units(place), **said)
         again = fraud_builders.commit(
             sealed, client=client, texts=plaintexts, units=plan.units(place), at=NOW + 9, **said
@@ -127,7 +127,11 @@ def deliver(draw: st.DrawFn, life: Life, number: int) -> None:
         life.leaves += sealed
     paid = tuple(make_tranche(plan.price(place), plan.units(place), 0) for place in places[: draw(st.integers(0, 3))])
     units = {"input_bytes": input_units, "input_tokens": input_units}
-    changes = {"job": job, "tranches": paid, "charged_msat": AmountMsat(sum(tranche.msat for tranche in paid))}
+    changes: dict[str, Any] = {
+        "job": job,
+        "tranches": paid,
+        "charged_msat": AmountMsat(sum(tranche.msat for tranche in paid)),
+    }
     record = fraud_builders.record(
         quoted, client=client, units=fraud_builders.units(**units), max_msat=MAXIMUM_INTEGER, **changes
     )

@@ -35,7 +35,7 @@ OTHERS = {
         Kind.WALLET_NOTIFICATION,
     )
 }
-RESERVED_MESSAGES = {"QUOTE", "SEALED", "COMMITMENT"}
+RESERVED_MESSAGES = {"QUOTE"}
 
 
 def read(path: str) -> str:

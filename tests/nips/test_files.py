@@ -26,11 +26,15 @@ from relaymesh.protocol.manifest import read_manifest
 from relaymesh.protocol.open_request import read_open_request
 from relaymesh.protocol.quote import Quote
 from relaymesh.protocol.refusal import Refusal
+from relaymesh.protocol.sealed_commitment import SealedCommitment
+from relaymesh.protocol.sealed_leaves import read_leaf
 from relaymesh.protocol.session_codec import decode_message
 from relaymesh.protocol.session_messages import SealedMessage
 from tests.house import tree
+from tests.market.fraud_builders import SECRET
 from tests.nips import contents, example_job, files
 from tests.nips.contents import CONTENTS, Content
+from tests.protocol.sealed_builders import sealed
 
 ADVICE = "out of date: run `make docs`, and look at what changed, since others rely on it"
 
@@ -268,21 +272,37 @@ def test_commitment_vectors_follow_from_the_specification() -> None:
     ]
 
 
-def test_sealed_leaf_vectors_follow_from_the_specification() -> None:
+def test_sealed_vectors_follow_from_the_specification() -> None:
     vectors = load("vectors/sealed.json")
-    secret, job_id = bytes.fromhex(vectors["k"]), bytes.fromhex(vectors["job_id"])
-    assert hashlib.sha256(secret).hexdigest() == vectors["payment_hash"]
-    extracted = hmac.digest(bytes.fromhex(vectors["quote_id"]) + job_id, secret, "sha256").hex()
-    assert [(each["tranche"], each["leaf"]) for each in vectors["leaves"]] == [(0, 0), (0, 1), (1, 0)]
-    for each in vectors["leaves"]:
-        place = each["tranche"].to_bytes(4) + each["leaf"].to_bytes(4)
-        assert _mac(extracted, b"relaymesh/1 sealed" + place + b"\x01") == each["key"]
-        message = decode_message(json.dumps(each["message"]))
-        assert isinstance(message, SealedMessage)
-        assert (message.job_id, message.tranche, message.leaf) == (vectors["job_id"], each["tranche"], each["leaf"])
-        opened = ChaCha20Poly1305(bytes.fromhex(each["key"])).decrypt(bytes(12), message.ciphertext, None)
-        assert opened.decode() == each["plaintext"]
-        assert hashlib.sha256(message.ciphertext).hexdigest() == each["leaf_sha256"]
+    names = bytes.fromhex(vectors["quote_id"] + vectors["job_id"])
+    assert [len(tranche["leaves"]) for tranche in vectors["tranches"]] == [1, 1, 2]
+    for number, tranche in enumerate(vectors["tranches"]):
+        secret, commitment = bytes.fromhex(tranche["k"]), tranche["commitment"]
+        packed, lengths = b"", []
+        for place, leaf in enumerate(tranche["leaves"]):
+            info = b"relaymesh/1 sealed" + number.to_bytes(4) + place.to_bytes(4)
+            assert _mac(hmac.digest(names, secret, "sha256").hex(), info + b"\x01") == leaf["key"]
+            message = decode_message(json.dumps(leaf["message"]))
+            assert isinstance(message, SealedMessage)
+            assert (message.job_id, message.tranche, message.leaf) == (vectors["job_id"], number, place)
+            opened = ChaCha20Poly1305(bytes.fromhex(leaf["key"])).decrypt(bytes(12), message.ciphertext, None)
+            assert len(opened) == leaf["plaintext_bytes"] <= 8_192
+            assert hashlib.sha256(opened).hexdigest() == leaf["plaintext_sha256"]
+            assert hashlib.sha256(message.ciphertext).hexdigest() == leaf["leaf_sha256"]
+            lengths.append(len(opened.replace(b"\xff", b"").decode().encode()))
+            packed += opened
+        assert packed == b"".join(piece.encode() + b"\xff" for piece in tranche["pieces"])
+        assert hashlib.sha256(secret).hexdigest() == commitment["payment_hash"]
+        assert commitment["leaf_sha256"] == [leaf["leaf_sha256"] for leaf in tranche["leaves"]]
+        assert commitment["leaf_bytes"] == lengths and commitment["units"] == sum(lengths)
+        assert SealedCommitment.from_text(json.dumps(commitment)).tranche == number
+
+
+def test_every_bad_leaf_of_the_vectors_is_refused() -> None:
+    for case in load("vectors/sealed.json")["bad_leaves"]:
+        commitment, (leaf,) = sealed(bytes.fromhex(case["plaintext"]), lengths=(case["leaf_bytes"],))
+        with pytest.raises(RemoteProtocolError):
+            read_leaf(SECRET, commitment, 0, leaf)
 
 
 def test_content_vectors_hold_both_sides_of_every_rule() -> None:

@@ -51,8 +51,8 @@ def tranche_over_quote(quote: Json, commitment: Json) -> bool:
     if said is None or sold["quote_id"] != quote["event"]["id"] or sold["tranche"] == 0:
         return False
     row = said["row"]
-    units = sum(sold["leaf_bytes"]) if row["unit"] == "byte" else sold["units"]
-    return int(sold["msat"]) > -(-units * row["output_msat"] // row["per"])
+    units = int(sum(sold["leaf_bytes"]) if row["unit"] == "byte" else sold["units"])
+    return int(sold["msat"]) > -(-units * int(row["output_msat"]) // int(row["per"]))
 
 
 def quote_over_offer(quote: Json, offer: Json) -> bool:
@@ -76,11 +76,11 @@ def quote_over_offer(quote: Json, offer: Json) -> bool:
 def equivocation(one: Json, other: Json) -> bool:
     events = (one["event"], other["event"])
     kinds = {event["kind"] for event in events}
-    contents = [json.loads(event["content"]) for event in events]
     if kinds == {8770, 8774}:
         return amounts_differ(*events)
     if kinds not in ({38770}, {8770}, {8774}):
         return False
+    contents = [json.loads(event["content"]) for event in events]
     names, tag = {
         38770: (("seq",), "d"),
         8770: (("session", "job"), "p"),
@@ -120,7 +120,7 @@ def bad_ciphertext(commitment: Json, leaf: Json | None) -> bool:
     except (InvalidTag, UnicodeDecodeError):
         return True
     breaks_off = leaf["index"] == len(hashes) - 1 and parts[-1] != b""
-    return breaks_off or len(text.encode()) != said["leaf_bytes"][leaf["index"]]
+    return bool(breaks_off or len(text.encode()) != said["leaf_bytes"][leaf["index"]])
 
 
 def is_proven(proof: Json) -> bool:

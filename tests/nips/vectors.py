@@ -8,12 +8,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.nostr.event import UnsignedEvent
+from relaymesh.nostr.event import EventId, UnsignedEvent
 from relaymesh.protocol.content import check_content
 from relaymesh.protocol.metering import commit_to_payment
+from relaymesh.protocol.sealed_commitment import SealedCommitment
+from relaymesh.protocol.sealed_leaves import count_text, pack_leaves
 from relaymesh.protocol.session_codec import compute_job_id
 from relaymesh.protocol.session_messages import JobId, SealedMessage
-from relaymesh.units import Timestamp
+from relaymesh.units import AmountMsat, Timestamp
 from tests.nips import (
     example_job,
     example_market,
@@ -122,34 +124,64 @@ def _payment(salt: bytes, tranche: int, payment_hash: str) -> dict[str, Any]:
     }
 
 
+_SEALED: Final[tuple[tuple[str, ...], ...]] = (
+    ("Sold sealed, ", "opened ", "by the preimage."),
+    ('{"delta":{"tool_calls":[]}}', "é", "🤝\x00"),
+    ("x" * 8_189 + "🤝", "and a piece that goes on"),
+)
+"""The pieces of output of three tranches; the last one is cut before the character that would cross 8,192 bytes."""
+
+
 def sealed_vectors() -> dict[str, Any]:
-    """Leaves of a sealed delivery, reserved but fixed: their keys, their ciphertexts, the messages that carry them."""
+    """Sealed tranches: pieces, leaves, their keys, the messages that carry them, and the content of the commitments."""
     quote_id, job_id = example_market.agree().quote.id, compute_job_id(SESSION_ID, example_job.JOB_NONCE)
-    secret = bytes(range(32))
-    return {
-        "k": secret.hex(),
-        "payment_hash": hashlib.sha256(secret).hexdigest(),
-        "quote_id": quote_id,
-        "job_id": job_id,
-        "leaves": [
-            _leaf(secret, quote_id, job_id, tranche, leaf, plaintext)
-            for tranche, leaf, plaintext in ((0, 0, "Sold sealed, "), (0, 1, "opened "), (1, 0, "by the preimage."))
-        ],
-    }
+    tranches = [_tranche(quote_id, job_id, number, pieces) for number, pieces in enumerate(_SEALED)]
+    return {"quote_id": quote_id, "job_id": job_id, "tranches": tranches, "bad_leaves": _bad_leaves()}
 
 
-def _leaf(secret: bytes, quote_id: str, job_id: JobId, tranche: int, leaf: int, plaintext: str) -> dict[str, Any]:
+def _tranche(quote_id: EventId, job_id: JobId, number: int, pieces: tuple[str, ...]) -> dict[str, Any]:
+    secret, plaintexts = bytes(range(number, number + 32)), pack_leaves(pieces)
+    leaves = [_leaf(secret, quote_id, job_id, number, leaf, text) for leaf, text in enumerate(plaintexts)]
+    text_bytes = tuple(map(count_text, plaintexts))
+    commitment = SealedCommitment(
+        quote_id=quote_id,
+        job=job_id,
+        tranche=number,
+        payment_hash=hashlib.sha256(secret).hexdigest(),
+        leaf_sha256=tuple(leaf["leaf_sha256"] for leaf in leaves),
+        leaf_bytes=text_bytes,
+        units=sum(text_bytes),
+        msat=AmountMsat(1_000 + number),
+    )
+    return {"k": secret.hex(), "pieces": list(pieces), "leaves": leaves, "commitment": commitment.to_fields()}
+
+
+def _leaf(secret: bytes, quote_id: str, job_id: JobId, tranche: int, leaf: int, plaintext: bytes) -> dict[str, Any]:
     info = b"relaymesh/1 sealed" + tranche.to_bytes(4) + leaf.to_bytes(4)
     key = HKDF(SHA256(), 32, bytes.fromhex(quote_id + job_id), info).derive(secret)
-    ciphertext = ChaCha20Poly1305(key).encrypt(bytes(12), plaintext.encode(), None)
+    ciphertext = ChaCha20Poly1305(key).encrypt(bytes(12), plaintext, None)
     return {
-        "tranche": tranche,
-        "leaf": leaf,
         "key": key.hex(),
-        "plaintext": plaintext,
+        "plaintext_bytes": len(plaintext),
+        "plaintext_sha256": hashlib.sha256(plaintext).hexdigest(),
         "message": SealedMessage(job_id, tranche, leaf, ciphertext).to_json(),
         "leaf_sha256": hashlib.sha256(ciphertext).hexdigest(),
     }
+
+
+def _bad_leaves() -> list[dict[str, Any]]:
+    """Plaintexts of a tranche's only leaf that are not what `leaf_bytes` vouches for."""
+    cases: tuple[tuple[str, bytes, int], ...] = (
+        ("less text than stated", b"two\xff", 4),
+        ("more text than stated", b"two\xff", 2),
+        ("separators instead of text", b"\xff\xff\xff\xff", 3),
+        ("a piece that does not end", b"two", 3),
+        ("no UTF-8", b"\xc3\xff", 1),
+        ("a separator within a character", b"\xc3\xff\xa9\xff", 2),
+        ("an encoded surrogate", b"\xed\xa0\x80\xff", 3),
+        ("an overlong encoding", b"\xc0\x80\xff", 2),
+    )
+    return [{"what": what, "plaintext": text.hex(), "leaf_bytes": stated} for what, text, stated in cases]
 
 
 def content_vectors() -> list[dict[str, Any]]:

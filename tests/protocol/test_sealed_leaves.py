@@ -1,13 +1,11 @@
 """Pieces of output go into leaves and come out as they went in; a leaf that is anything else is named."""
 
-import hashlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.errors import LocalProtocolError, RemoteProtocolError
-from relaymesh.protocol.sealed_commitment import MAXIMUM_LEAF_BYTES, MAXIMUM_LEAVES, SealedCommitment, seal_leaf
+from relaymesh.protocol.sealed_commitment import MAXIMUM_LEAF_BYTES, MAXIMUM_LEAVES
 from relaymesh.protocol.sealed_leaves import (
     MAXIMUM_SEALED_TRANCHE_BYTES,
     bound_units,
@@ -17,28 +15,10 @@ from relaymesh.protocol.sealed_leaves import (
     packed_bytes,
     read_leaf,
 )
-from relaymesh.units import AmountMsat
-from tests.market.fraud_builders import JOB, QUOTE_ID, SECRET
+from tests.market.fraud_builders import SECRET
+from tests.protocol.sealed_builders import sealed
 
 AWKWARD = ("é", "🤝" * 3_000, "\x00", "ÿ", "\U0010ffff", "a" * 8_191, "€" * 2_731, '{"delta":{}}')
-
-
-def sealed(*plaintexts: bytes, lengths: tuple[int, ...] | None = None) -> tuple[SealedCommitment, tuple[bytes, ...]]:
-    """A commitment to whatever is said to be text, and its leaves."""
-    leaves = tuple(seal_leaf(SECRET, (QUOTE_ID, JOB), 1, place, text) for place, text in enumerate(plaintexts))
-    commitment = SealedCommitment.model_validate(
-        {
-            "quote_id": QUOTE_ID,
-            "job": JOB,
-            "tranche": 1,
-            "payment_hash": hashlib.sha256(SECRET).hexdigest(),
-            "leaf_sha256": tuple(hashlib.sha256(leaf).hexdigest() for leaf in leaves),
-            "leaf_bytes": lengths or tuple(count_text(each) for each in plaintexts),
-            "units": 1,
-            "msat": AmountMsat(1),
-        }
-    )
-    return commitment, leaves
 
 
 @given(st.lists(st.one_of(st.text(), st.sampled_from(AWKWARD)), min_size=1))
