@@ -29,7 +29,17 @@ from relaymesh.market.pricing import TranchePlan
 from relaymesh.market.settlement_choice import ChosenTerm
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.ports.ledger import Ledger
-from relaymesh.ports.lightning import DecodedInvoice, Payer, PaymentLookup, PaymentRequest, PaymentUnknown
+from relaymesh.ports.lightning import (
+    BAD_INVOICE,
+    NOT_SENT,
+    DecodedInvoice,
+    Payer,
+    PaymentAbsent,
+    PaymentFailed,
+    PaymentLookup,
+    PaymentRequest,
+    PaymentUnknown,
+)
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import JobOrder, SessionContract
 from relaymesh.protocol.key_schedule import SessionSecrets
@@ -202,7 +212,15 @@ class RunningJob:
     async def _pay(self, pay: Pay) -> None:
         policy = self._tools.payment_policy
         request = PaymentRequest(pay.bolt11, pay.payment_hash, policy.maximum_fee(pay.amount_msat), policy.deadline_ms)
-        await self._ask_wallet(pay.tranche, self._tools.wallet.pay(request))
+        await self._ask_wallet(pay.tranche, self._pay_once(request))
+
+    async def _pay_once(self, request: PaymentRequest) -> PaymentLookup:
+        """Pay; a wallet that says it failed after something may have been sent is asked again by the payment hash."""
+        outcome = await self._tools.wallet.pay(request)
+        if isinstance(outcome, PaymentFailed) and outcome.code not in (NOT_SENT, BAD_INVOICE):
+            looked_up = await self._tools.wallet.lookup_payment(request.payment_hash)
+            return outcome if isinstance(looked_up, PaymentAbsent) else looked_up
+        return outcome
 
     async def _look_up(self, tranche: int, payment_hash: str) -> None:
         await self._ask_wallet(tranche, self._tools.wallet.lookup_payment(payment_hash))

@@ -101,7 +101,7 @@ def test_no_file_is_too_large_to_keep_for_ever() -> None:
 
 def test_tests_mirror_the_tree() -> None:
     packages = {module.floor for module in tree.modules("relaymesh/")} | {"conformance", "house", "real", "vectors"}
-    outside = {"bench", "examples", "nips", "relay"}
+    outside = {"bench", "chaos", "examples", "nips", "relay"}
     folders = {
         PurePosixPath(path).parts[1] for path in tree.files() if path.startswith("tests/") and path.count("/") > 1
     }

@@ -1,0 +1,67 @@
+"""Whoever is killed at whatever step, and whatever the wallets say: nothing is paid twice, nothing is left open.
+
+Each case is a purchase with real processes: one of them kills itself (`kill -9`) at one step, is started again, and
+both ledgers, both wallets and what the processes noted are held against each other. `make chaos` plays all of them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import pytest
+
+from tests.chaos.fault_points import FORMS, FaultPoint, fault_points
+from tests.chaos.play import Case
+from tests.chaos.stage import Stage, set_stage
+
+PRICES: Final = {
+    "RELAYMESH_NODE_RUNNER": "embedded",
+    "RELAYMESH_NODE_MINIMUM_MSAT": "10",
+    "RELAYMESH_NODE_OUTPUT_MSAT": "3000",
+    "RELAYMESH_NODE_TRANCHE_UNITS": "32",
+}
+BUYER: Final = {"RELAYMESH_CLIENT_OUTPUT_TOKENS": "16", "RELAYMESH_CLIENT_NEWCOMER_MSAT": "1000000000"}
+NODE_OF: Final[dict[str, dict[str, str]]] = {"prepay": {}}
+BUYER_OF: Final[dict[str, dict[str, str]]] = {"prepay": {}}
+POINTS: Final = tuple(fault_points())
+SAMPLE: Final = {
+    "prepay": (
+        "prepay client after tranche INVOICED pay PAYING (ordinary)",
+        "prepay client after effect Pay (ordinary)",
+        "prepay client before tranche UNKNOWN settle PAID (buyer's wallet late)",
+        "prepay node after effect CreateInvoice (ordinary)",
+        "prepay node before tranche INVOICED settle PAID (ordinary)",
+        "prepay node after tranche INVOICED settle PAID (ordinary)",
+        "prepay client (buyer's wallet lies)",
+    )
+}
+"""What `make test` plays of each form: the moments at which money is under way."""
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    form = request.param
+    with (
+        TemporaryDirectory(prefix="rm-") as folder,  # sockets need short paths
+        set_stage(Path(folder), {**PRICES, **NODE_OF[form]}, {**BUYER, **BUYER_OF[form]}) as stage,
+    ):
+        yield stage
+
+
+def sample(points: tuple[FaultPoint, ...]) -> list[object]:
+    """Every point as a parameter, those outside the sample marked for `make chaos`."""
+    names = {name for chosen in SAMPLE.values() for name in chosen}
+    return [
+        pytest.param(point, id=str(point), marks=() if str(point) in names else pytest.mark.chaos) for point in points
+    ]
+
+
+@pytest.mark.parametrize("point", sample(POINTS))
+def test_the_books_agree_whoever_dies_at(stage: Stage, point: FaultPoint) -> None:
+    assert Case(stage, point).play().breaches() == []
+
+
+def test_the_sample_names_points_that_there_are() -> None:
+    names = {str(point) for point in POINTS}
+    assert not [name for chosen in SAMPLE.values() for name in chosen if name not in names]
