@@ -205,7 +205,16 @@ RULES: Final = (
     Rule(SIDES, (write_step("EvidenceRecord", "METERING"), write_step("EvidenceRecord", "RECEIPT")), ORDINARY),
     Rule(("client",), (write_step("EvidenceRecord", "QUOTE"),), ORDINARY),
     Rule(("node",), (write_step("EvidenceRecord", "QUOTE"),), "a node keeps no quotes: its records name them"),
-    Rule(SIDES, (write_step("EvidenceRecord", "SEALED_COMMITMENT"),), "nothing is sealed under this form", ("prepay",)),
+    Rule(
+        SIDES,
+        (
+            write_step("EvidenceRecord", "SEALED_COMMITMENT"),
+            write_step("SealedRecord", "kept"),
+            write_step("SealedRecord", "erased"),
+        ),
+        "nothing is sealed under this form",
+        ("prepay",),
+    ),
 )
 
 

@@ -1,6 +1,6 @@
 """One case of the suite: a purchase during which somebody dies, and what follows until everything is resolved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relaymesh.machines.records import Side
 from tests.chaos.accounts import Account, Wallet, read_journals
@@ -84,13 +84,13 @@ class Case:
         before, after = self._wallets, self._read_wallets()
         return Account(
             buyer=read_books(self.buyer, "client"),
-            node=Books(new, books.evidence),
+            node=replace(books, jobs=new),
             wallets=((before[0], after[0]), (before[1], after[1])),
             journals=read_journals(dict.fromkeys((*self._journals, *self.stage.node_journals))),
         )
 
     def _node_books(self) -> Books:
-        return read_books(self.stage.operator, "node") if self.stage.has_books else Books((), ())
+        return read_books(self.stage.operator, "node") if self.stage.has_books else Books()
 
     def _read_wallets(self) -> tuple[Wallet, Wallet]:
         purses = self.stage.purses

@@ -19,7 +19,7 @@ import anyio
 from relaymesh.adapters.core_lightning import CoreLightningWallet
 from relaymesh.adapters.key_files import load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
-from relaymesh.machines.records import EvidenceRecord, Side
+from relaymesh.machines.records import EvidenceRecord, SealedRecord, Side
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 from relaymesh.ports.ledger_rules import is_unresolved
 from relaymesh.ports.lightning import Transaction
@@ -135,8 +135,9 @@ def wait_until(condition: Any, complaint: str, seconds: float = PATIENCE_SECONDS
 class Books:
     """What one side has when everything is over: its ledger's jobs and evidence."""
 
-    jobs: tuple[LedgerJob, ...]
-    evidence: tuple[EvidenceRecord, ...]
+    jobs: tuple[LedgerJob, ...] = ()
+    evidence: tuple[EvidenceRecord, ...] = ()
+    sealed: tuple[SealedRecord, ...] = ()
 
     @property
     def unresolved(self) -> list[str]:
@@ -155,7 +156,8 @@ def read_books(home: Home, side: Side) -> Books:
         folder = home.directory / "data" / "relaymesh"
         key = load_or_create_ledger_key(folder / "ledger.key")
         async with SqlLedger.open(folder / f"{side}.sqlite3", key=key, read_only=True) as ledger:
-            return Books(await ledger.find_jobs(ALL_JOBS), await ledger.find_evidence())
+            jobs = await ledger.find_jobs(ALL_JOBS)
+            return Books(jobs, await ledger.find_evidence(), await ledger.find_sealed())
 
     return anyio.run(read)
 
