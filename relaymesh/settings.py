@@ -81,6 +81,11 @@ class Client:
         maximum_router_fee_msat: The most that one ranking may cost; routers that want more are not paid.
         trusted: The keys (npub or hex) whose word about nodes counts: their assertions are followed.
         newcomer_msat: What a job may cost at a node that nobody has seen work; more with every job it serves.
+        settlement: How jobs are paid: `prepay` ahead and in tranches, `sealed` for encrypted output whose key is the
+            payment's preimage, `postpay` on credit, `session` from what a session prepays; any of these is required,
+            and nothing else taken. `auto` takes `sealed` with nodes that are not known, `prepay` where somebody reads
+            along and with nodes that have served well.
+        maximum_exposure_msat: The most to have at stake with a node at once; 0 sets no limit.
     """
 
     max_msat: int = 100_000
@@ -94,6 +99,8 @@ class Client:
     maximum_router_fee_msat: int = 0
     trusted: tuple[str, ...] = ()
     newcomer_msat: int = 100_000
+    settlement: Literal["auto", "prepay", "sealed", "postpay", "session"] = "auto"
+    maximum_exposure_msat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,11 @@ class Node:
         output_msat: The price of `per` output units.
         minimum_msat: What a job costs at least.
         output_tokens: The longest output of one job.
-        tranche_units: Output units that are paid at once, before they are delivered; 0 asks for the whole job.
+        settlement: How jobs may be paid, in order of preference: `prepay`, `sealed`, `postpay`, `session`.
+        tranche_units: Output units that are paid at once, with `prepay` before they are delivered and with `postpay`
+            after; 0 makes the whole job one tranche.
+        sealed_tranche_units: The same with `sealed`: output units that are encrypted together and paid together.
+        session_tranche_msat: What a session prepays at once with `session`.
         maximum_jobs: Jobs at the same time.
         queue: Jobs that may wait for a place; 0 refuses at once whoever finds none free.
         queue_per_client: Of these, jobs of one client.
@@ -161,7 +172,10 @@ class Node:
     output_msat: int = 200
     minimum_msat: int = 1_000
     output_tokens: int = 1_024
+    settlement: tuple[Literal["prepay", "sealed", "postpay", "session"], ...] = ("prepay",)
     tranche_units: int = 1_024
+    sealed_tranche_units: int = 4_096
+    session_tranche_msat: int = 20_000
     maximum_jobs: int = 2
     queue: int = 8
     queue_per_client: int = 2

@@ -33,6 +33,12 @@ AuctionOption = Annotated[
 PolicyOption = Annotated[
     str | None, typer.Option("--policy", help="What counts among nodes: balanced, cheapest, fastest or trusted.")
 ]
+SettlementOption = Annotated[
+    str | None,
+    typer.Option(
+        "--settlement", help="How to pay: auto, or require prepay, sealed, postpay or session and take nothing else."
+    ),
+]
 PreferOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -116,8 +122,9 @@ def wanted_chat(
     output_tokens: int | None,
     policy: str | None = None,
     prefer: list[str] | None = None,
+    is_streamed: bool = True,
 ) -> "Wanted":
-    """The chat completion that was asked for, and how nodes are to be chosen for it."""
+    """The chat completion that was asked for, and how nodes are to be chosen for it and paid."""
     from pydantic import ValidationError
 
     from relaymesh.roles.buying import Wanted
@@ -135,6 +142,9 @@ def wanted_chat(
         maximum_pow_bits=settings.client.maximum_pow_bits,
         policy=read_policy(policy or settings.client.policy),
         preferences=read_preference_options(prefer),
+        settlement=settings.client.settlement,
+        maximum_exposure_msat=settings.client.maximum_exposure_msat,
+        is_streamed=is_streamed,
     )
     try:
         wanted.to_request()

@@ -14,6 +14,7 @@ from relaymesh.cli.buying import (
     PolicyOption,
     PreferOption,
     PromptArgument,
+    SettlementOption,
 )
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import fail, guarded, run
@@ -39,6 +40,7 @@ def explain(
     output_tokens: OutputOption = None,
     policy: PolicyOption = None,
     prefer: PreferOption = None,
+    settlement: SettlementOption = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the choice and all it rests on into this file.")
     ] = None,
@@ -59,7 +61,7 @@ def explain(
     if replay is not None:
         _show(_choose_again(replay), as_json)
         return
-    settings = load_settings(config, {"network": {"relays": relay or None}})
+    settings = load_settings(config, {"network": {"relays": relay or None}, "client": {"settlement": settlement}})
     wanted = wanted_chat(
         read_prompt(prompt),
         settings,
@@ -137,6 +139,8 @@ def _show(selection: "Selection", as_json: bool) -> None:
     if told.rows:
         Console().print(_table(told))
     print(clean_text(told.sentence()))
+    if told.settlement is not None:
+        print(f"Settlement is {clean_line(told.settlement)}")
 
 
 def _table(told: "Explanation") -> "Table":

@@ -13,6 +13,7 @@ from relaymesh.cli.buying import (
     PolicyOption,
     PreferOption,
     PromptArgument,
+    SettlementOption,
 )
 from relaymesh.cli.options import ConfigOption, JsonOption, PrivateOption, RelayOption, WalletOption, wallet_flags
 from relaymesh.cli.running import guarded, run
@@ -33,6 +34,7 @@ def infer(
     auction: AuctionOption = None,
     policy: PolicyOption = None,
     prefer: PreferOption = None,
+    settlement: SettlementOption = None,
     relay: RelayOption = None,
     allow_private: PrivateOption = None,
     wallet: WalletOption = None,
@@ -49,11 +51,18 @@ def infer(
 
     network = {"relays": relay or None, "allow_private": allow_private}
     purse = wallet_flags(wallet)
-    buying = {"way": "open" if auction else None}
+    buying = {"way": "open" if auction else None, "settlement": settlement}
     settings = load_settings(config, {"network": network, "wallet": purse, "client": buying})
     text = read_prompt(prompt)
     wanted = wanted_chat(
-        text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens, policy=policy, prefer=prefer
+        text,
+        settings,
+        model=model,
+        max_msat=max_msat,
+        output_tokens=output_tokens,
+        policy=policy,
+        prefer=prefer,
+        is_streamed=not as_json,  # which is printed at the end
     )
     run(lambda: _buy(settings, wanted, as_json))
 
@@ -82,6 +91,8 @@ async def _buy(settings: "Settings", wanted: "Wanted", as_json: bool) -> int:
     elif bought.outcome is not None:
         print(flush=True)
         print(_sentence(summary), file=sys.stderr)
+        if summary["settlement"] is not None:
+            print(f"[{clean_line(summary['settlement']['sentence'])}]", file=sys.stderr)
     if bought.reason:
         print(f"relaymesh: {clean_line(bought.reason)}", file=sys.stderr)
     return NOT_SERVED if bought.reason else 0
@@ -97,6 +108,7 @@ def describe(bought: Any) -> dict[str, Any]:
         "reason": bought.reason,
         "node": contract.node,
         "model": contract.quote.row.model,
+        "settlement": None if bought.chosen_term is None else bought.chosen_term.to_json(),
         "quoted_max_msat": contract.quote.max_msat,
         "paid_msat": outcome.paid_msat,
         "committed_msat": outcome.committed_msat,

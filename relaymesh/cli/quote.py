@@ -13,6 +13,7 @@ from relaymesh.cli.buying import (
     PolicyOption,
     PreferOption,
     PromptArgument,
+    SettlementOption,
 )
 from relaymesh.cli.options import ConfigOption, JsonOption, RelayOption
 from relaymesh.cli.running import guarded, run
@@ -20,9 +21,7 @@ from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.errors import RelayError
 
 if TYPE_CHECKING:
-    from relaymesh.market.bids import Way
-    from relaymesh.market.selection import Choice
-    from relaymesh.protocol.quote import Quote
+    from relaymesh.market.bids import Bid, Way
     from relaymesh.roles.buying import Wanted
     from relaymesh.settings import Settings
 
@@ -36,6 +35,7 @@ def quote(
     auction: AuctionOption = None,
     policy: PolicyOption = None,
     prefer: PreferOption = None,
+    settlement: SettlementOption = None,
     relay: RelayOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -49,7 +49,11 @@ def quote(
     from relaymesh.cli.settings_source import load_settings
 
     settings = load_settings(
-        config, {"network": {"relays": relay or None}, "client": {"way": "open" if auction else None}}
+        config,
+        {
+            "network": {"relays": relay or None},
+            "client": {"way": "open" if auction else None, "settlement": settlement},
+        },
     )
     text = read_prompt(prompt)
     wanted = wanted_chat(
@@ -90,14 +94,15 @@ async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
         )
     explanation = explain(selection)
     return {
-        "quotes": [_describe(choice, quote) for choice, quote in (collected.quotes if collected else ())],
+        "quotes": [_describe(bid) for bid in (collected.quotes if collected else ())],
         "refusals": {node: refusal.to_wire() for node, refusal in (collected.refusals if collected else ())},
         "sentence": explanation.sentence(),
         "explanation": explanation.to_json(),
     }
 
 
-def _describe(choice: "Choice", answer: "Quote") -> dict[str, Any]:
+def _describe(bid: "Bid") -> dict[str, Any]:
+    choice, answer = bid.choice, bid.quote
     return {
         "node": choice.candidate.offer.node,
         "label": choice.candidate.offer.label,
@@ -105,6 +110,7 @@ def _describe(choice: "Choice", answer: "Quote") -> dict[str, Any]:
         "estimated_msat": answer.estimated_msat,
         "max_msat": answer.max_msat,
         "settlement": [term.model_dump(mode="json") for term in answer.settlement],
+        "chosen_term": bid.chosen.to_json(),
         "valid_until_ms": answer.valid_until_ms,
         "eta_in_ms": answer.eta_in_ms,
     }
@@ -116,6 +122,7 @@ def _tell(answer: dict[str, Any]) -> None:
             f"{short_npub(entry['node'])}/{entry['label']}: {clean_line(entry['model'])} "
             f"at most {entry['max_msat']:,} msat, first output in about {entry['eta_in_ms']} ms"
         )
+        print(f"  {clean_line(entry['chosen_term']['sentence'])}")
     for node, refusal in answer["refusals"].items():
         print(f"{short_npub(node)}: {clean_line(refusal)}")
     print(answer["sentence"], file=sys.stderr)

@@ -45,13 +45,13 @@ async def consult(
         "routers": [_describe(each) for each in examined],
         "quotes": [
             {
-                "node": choice.candidate.offer.node,
-                "label": choice.candidate.offer.label,
-                "model": quote.row.model,
-                "max_msat": quote.max_msat,
-                "estimated_msat": quote.estimated_msat,
+                "node": bid.choice.candidate.offer.node,
+                "label": bid.choice.candidate.offer.label,
+                "model": bid.quote.row.model,
+                "max_msat": bid.quote.max_msat,
+                "estimated_msat": bid.quote.estimated_msat,
             }
-            for choice, quote in collected.quotes
+            for bid in collected.quotes
         ],
         "own": list(own),
         "together": list(combine([Opinion(own, OWN_WEIGHT_MILLI), *(each.opinion for each in examined)])),

@@ -306,8 +306,7 @@ class Opening:
         self._move("quotes only", _S.ENDED)
         self._decide_at = None
         ranked = rank_bids(self._bids, self._selection, self._standings, now.timestamp)
-        quotes = tuple((bid.choice, bid.quote) for bid in ranked)
-        self._effects.append(QuotesCollected(quotes, tuple(self._refusals.items())))
+        self._effects.append(QuotesCollected(ranked, tuple(self._refusals.items())))
 
     def _go_on(self, now: Moment) -> None:
         """Ask for a session under the best quote there is; without one, go from the shorter ways to the usual one."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from relaymesh.market.bids import Bid
 from relaymesh.market.recomputation import SignedRanking
 from relaymesh.market.selection import Choice
 from relaymesh.market.settlement_choice import ChosenTerm
@@ -101,7 +102,7 @@ class OpeningFailed:
 class QuotesCollected:
     """Effect, the last one when only quotes were wanted: those that came, best first."""
 
-    quotes: tuple[tuple[Choice, Quote], ...]
+    quotes: tuple[Bid, ...]
     refusals: tuple[tuple[PublicKey, Refusal], ...]
 
 

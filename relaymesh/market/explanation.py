@@ -86,6 +86,11 @@ class Explanation:
             return f"{name} is the only eligible offer{rest}"
         return f"{name} is the best of {len(eligible)} eligible offers ({self.policy}: {self._compare(eligible)}){rest}"
 
+    @property
+    def settlement(self) -> str | None:
+        """How the best would be paid on the terms it posts, in one sentence; None where nobody was chosen."""
+        return self.rows[0].settlement if self.rows else None
+
     def _compare(self, eligible: list[ExplanationRow]) -> str:
         best, second = eligible[0], eligible[1]
         weighed = f"score {best.score_msat} msat-equivalents"
@@ -109,6 +114,7 @@ class Explanation:
             "now": self.now,
             "budget_msat": self.budget_msat,
             "sentence": self.sentence(),
+            "settlement": self.settlement,
             "rows": [row.to_json() for row in self.rows],
         }
 

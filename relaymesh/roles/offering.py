@@ -2,6 +2,7 @@
 
 from relaymesh.errors import UsageError
 from relaymesh.ports.runners import RunnerModel
+from relaymesh.protocol.fields import MAXIMUM_QUANTITY, Order, Scope, SettlementForm
 from relaymesh.protocol.offer import MAXIMUM_MODEL_AND_JOB_TAGS, MAXIMUM_ROWS, ModelIdentity, PriceRow, SettlementTerm
 from relaymesh.settings import Node
 from relaymesh.units import AmountMsat
@@ -32,8 +33,28 @@ def price_rows(models: tuple[RunnerModel, ...], settings: Node) -> tuple[PriceRo
 
 
 def settlement_terms(settings: Node) -> tuple[SettlementTerm, ...]:
-    """Payment before delivery, tranche by tranche; the whole job at once where the operator wants that."""
-    return (SettlementTerm(order="prepay", scope="job", tranche_units=settings.tranche_units or None),)
+    """A term for each form of settlement that the operator offers, in his order of preference.
+
+    Raises:
+        UsageError: He offers none, or a tranche that no term can have.
+    """
+    if not settings.settlement:
+        raise UsageError("node.settlement must name one way to be paid at least, for example `prepay`")
+    terms: dict[SettlementForm, SettlementTerm] = {
+        "prepay": _term("prepay", "tranche_units", settings.tranche_units),
+        "sealed": _term("sealed", "sealed_tranche_units", settings.sealed_tranche_units),
+        "postpay": _term("postpay", "tranche_units", settings.tranche_units),
+        "session": _term("prepay", "session_tranche_msat", settings.session_tranche_msat, scope="session"),
+    }
+    if "session" in settings.settlement and terms["session"].tranche_units is None:
+        raise UsageError("node.session_tranche_msat must be at least 1 where node.settlement has `session`")
+    return tuple(terms[form] for form in dict.fromkeys(settings.settlement))
+
+
+def _term(order: Order, name: str, units: int, *, scope: Scope = "job") -> SettlementTerm:
+    if units > MAXIMUM_QUANTITY:
+        raise UsageError(f"node.{name} must be at most {MAXIMUM_QUANTITY}, not {units}")
+    return SettlementTerm(order=order, scope=scope, tranche_units=units or None)
 
 
 def _rows_of(model: RunnerModel, settings: Node) -> list[PriceRow]:

@@ -32,7 +32,11 @@ SHAPE = JobShape(input_tokens=10, input_bytes=40, output_tokens=20, output_bytes
 
 
 def offer_of(
-    key: KeyPair, output_msat: int = 2_000, pow_bits: int = 0, capabilities: tuple[str, ...] = ("stream",)
+    key: KeyPair,
+    output_msat: int = 2_000,
+    pow_bits: int = 0,
+    capabilities: tuple[str, ...] = ("stream",),
+    settlement: tuple[SettlementTerm, ...] = (SettlementTerm(order="prepay", tranche_units=16),),
 ) -> SignedOffer:
     offer = Offer(
         seq=NOW,
@@ -40,7 +44,7 @@ def offer_of(
         ln_pubkey=LIGHTNING_NODE_ID,
         pow_bits=pow_bits,
         relays=RELAYS,
-        settlement=(SettlementTerm(order="prepay", tranche_units=16),),
+        settlement=settlement,
         rows=(
             price_row(output_msat=output_msat, capabilities=capabilities),
             price_row(model="other"),

@@ -139,7 +139,7 @@ def test_an_auction_for_quotes_alone_collects_the_bids_and_buys_nothing() -> Non
     opening.start(moment())
     collected = converse(opening, *nodes)[-1]
     assert isinstance(collected, QuotesCollected)
-    assert [choice.candidate.offer.node for choice, _ in collected.quotes] == [
+    assert [bid.choice.candidate.offer.node for bid in collected.quotes] == [
         nodes[1].key.public_key,
         nodes[0].key.public_key,
     ]

@@ -68,7 +68,7 @@ async def test_bids_can_be_looked_at_without_buying() -> None:
             selection = await view.wait_for_choice(wanted().to_request(), 5)
             collected = await collect_quotes(market.connect_relays(), loop_clock, selection, way="open")
         assert isinstance(collected, QuotesCollected)
-        bidders = [choice.candidate.offer.node for choice, _ in collected.quotes]
+        bidders = [bid.choice.candidate.offer.node for bid in collected.quotes]
         assert set(bidders) == {each.key.public_key for each in nodes}  # near-equals are drawn among
 
 

@@ -48,3 +48,31 @@ def test_more_than_a_label_holds_asks_for_a_choice() -> None:
 def test_the_whole_job_is_one_tranche_where_the_operator_wants_that() -> None:
     assert settlement_terms(Node(tranche_units=0))[0].tranche_units is None
     assert settlement_terms(Node(tranche_units=64))[0].tranche_units == 64
+
+
+def test_each_form_of_settlement_that_the_operator_names_is_a_term_in_that_order() -> None:
+    offered = Node(
+        settlement=("session", "sealed", "postpay", "prepay", "sealed"),
+        tranche_units=64,
+        sealed_tranche_units=128,
+        session_tranche_msat=9_000,
+    )
+    assert [(term.form, term.tranche_units) for term in settlement_terms(offered)] == [
+        ("session", 9_000),
+        ("sealed", 128),
+        ("postpay", 64),
+        ("prepay", 64),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offered", "said"),
+    [
+        (Node(settlement=()), "at least"),
+        (Node(settlement=("session",), session_tranche_msat=0), "session_tranche_msat must be at least 1"),
+        (Node(tranche_units=10**9 + 1), "tranche_units must be at most 1000000000"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused_with_the_setting_they_come_from(offered: Node, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        settlement_terms(offered)

@@ -66,7 +66,7 @@ async def test_nodes_quote_straight_to_the_client_that_asked_a_router() -> None:
             await market.add_node(chat_row(minimum_msat=AmountMsat(minimum)))
         async with open_router(market) as router:
             asked = await ask(market, router, asks=2)
-            quoted = {choice.candidate.offer.node for choice, _ in asked.quotes.quotes}
+            quoted = {bid.choice.candidate.offer.node for bid in asked.quotes.quotes}
             [answer] = asked.answers
             assert isinstance(answer.answer, SignedRanking)
             ranking = answer.answer.ranking
