@@ -65,22 +65,27 @@ class JobMeter:
             maximum_msat=message.max_msat,
         )
 
-    def has_room_for(self, data: str) -> bool:
-        """Whether a job's output may grow by this piece (RM-02, "Jobs")."""
-        return self._output_bytes + len(data.encode()) <= MAXIMUM_JOB_OUTPUT_BYTES
+    def has_room_for(self, size: int) -> bool:
+        """Whether a job's output may grow by so many bytes (RM-02, "Jobs")."""
+        return self._output_bytes + size <= MAXIMUM_JOB_OUTPUT_BYTES
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was delivered yet."""
+        return not self.outputs
 
     @property
     def output_units(self) -> int:
         """Output delivered, in the row's unit."""
-        return self.output_units_with("", 0)
+        return self.output_units_with(0, 0)
 
-    def output_units_with(self, data: str, tokens: int) -> int:
-        """Output in the row's unit, if this piece were delivered as well."""
+    def output_units_with(self, size: int, tokens: int) -> int:
+        """Output in the row's unit, if so many bytes and tokens were delivered as well."""
         match self._contract.quote.row.unit:
             case "token":
                 return self._output_tokens + tokens
             case "byte":
-                return self._output_bytes + len(data.encode())
+                return self._output_bytes + size
             case "job":
                 return 1
             case "second":

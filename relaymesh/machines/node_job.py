@@ -1,10 +1,9 @@
 """One job, as the node lives it: paid for, run, delivered, metered, each step stored before it has an effect (RM-02).
 
-The counterpart of client_job.py. Invoices are `SellerSettlement`'s. Under `prepay` output is delivered only as far as
-paid tranches reach; what the runner has produced beyond that is held, and the runner waits.
+The counterpart of client_job.py. Invoices are `SellerSettlement`'s; what of the output may leave, and when, is said by
+the order's `Delivery` (node_delivery.py). What the runner has produced beyond that is held, and the runner waits.
 """
 
-from collections import deque
 from enum import Enum
 from typing import Final, assert_never
 
@@ -25,7 +24,9 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.machine import TransitionTable, earliest
+from relaymesh.machines.node_delivery import Ask, Delivery, Emit, Finish, Seal, Step, make_delivery
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
+from relaymesh.machines.sealed_tranche import SealedTranche, seal_tranche, tranche_secret
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.settlement import (
     CreateInvoice,
@@ -34,6 +35,7 @@ from relaymesh.machines.settlement import (
     InvoiceResolved,
     OfferInvoice,
     SettlementStopped,
+    TrancheForgone,
     TrancheFunded,
     TrancheWanted,
     WatchInvoice,
@@ -43,7 +45,6 @@ from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import Event, Signer, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, SessionContract
 from relaymesh.protocol.evidence import Verifier, build_metering, read_receipt
-from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
     CancelMessage,
@@ -75,6 +76,7 @@ NODE_JOB_TRANSITIONS: Final = TransitionTable(
     (
         (_S.READY, "refuse", _S.ENDED),
         (_S.READY, "admit", _S.FUNDING),
+        (_S.READY, "begin", _S.RUNNING),
         (_S.FUNDING, "funded", _S.RUNNING),
         (_S.FUNDING, "stop", _S.CLOSING),
         (_S.RUNNING, "finish", _S.CLOSING),
@@ -110,6 +112,7 @@ class NodeJob:
         verify: Checks the client's receipt.
         commitments: What the session's secret lets us compute about prompt and output.
         recovery_keys: What the ledger keeps, encrypted, so that the job can be ended after a crash.
+        sealing_secret: 32 random bytes of this job alone, from which its sealed tranches have their keys.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class NodeJob:
         verify: Verifier,
         commitments: Commitments,
         recovery_keys: bytes = b"",
+        sealing_secret: bytes = b"",
         settings: NodeJobSettings | None = None,
     ) -> None:
         self.contract, self.message = contract, message
@@ -129,10 +133,12 @@ class NodeJob:
         self._signer, self._verify, self._commitments = signer, verify, commitments
         self._settings = settings or NodeJobSettings()
         self._meter = JobMeter(contract, message, input_tokens, recovery_keys)
+        self._sealing_secret = sealing_secret
         self._settlement: SellerSettlement | None = None
+        self._delivery: Delivery | None = None
         self._offers: list[OfferInvoice] = []
-        self._held: deque[RunnerProduced] = deque()
-        self._finished: RunnerFinished | None = None
+        self._sealed: tuple[SealedTranche, tuple[RunnerProduced, ...], Moment] | None = None
+        self._sealed_outputs: set[int] = set()
         self._failure: Refusal | None = None
         self._finish_reason = ""
         self._metering: VerifiedEvent | None = None
@@ -144,7 +150,7 @@ class NodeJob:
     @property
     def is_hungry(self) -> bool:
         """Whether the runner should go on; False while what it produced waits for a payment."""
-        return self.state is _S.RUNNING and not self._held
+        return self.state is _S.RUNNING and self._delivery is not None and self._delivery.is_hungry
 
     # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -163,9 +169,15 @@ class NodeJob:
             invoice_expiry_seconds=self._settings.invoice_expiry_seconds,
         )
         self._plan = plan
-        self._move("admit", _S.FUNDING)
+        self._delivery = make_delivery(self.contract.term.order, plan, self._meter, self._settlement)
         self._effects.append(Store((self._job_record(JobState.OPEN),)))
-        self._want_tranche(now)
+        first = self._delivery.begin()
+        if first is None:
+            self._move("begin", _S.RUNNING)
+            self._effects.append(StartRunner(self._output_tokens()))
+        else:
+            self._move("admit", _S.FUNDING)
+            self._take_step(first, now)
 
     def receive(self, message: NodeJobInput, now: Moment) -> None:
         """Take in what the client sent, what the wallet said, or what the runner did."""
@@ -177,12 +189,12 @@ class NodeJob:
                 self._settlement.receive(message, now)
                 self._settle(now)
             case RunnerProduced():
-                if self.state is _S.RUNNING:
-                    self._held.append(message)
+                if self.state is _S.RUNNING and self._delivery is not None:
+                    self._delivery.produced(message)
                     self._deliver(now)
             case RunnerFinished():
-                if self.state is _S.RUNNING and self._finished is None:
-                    self._finished = message
+                if self.state is _S.RUNNING and self._delivery is not None:
+                    self._delivery.finished(message)
                     self._deliver(now)
             case RunnerStopped(refusal):
                 self._stop(refusal, now)
@@ -233,7 +245,10 @@ class NodeJob:
 
     def _resend(self, next_output: int) -> None:
         for number, data in enumerate(self._meter.outputs[next_output:], next_output):
-            self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
+            if number not in self._sealed_outputs:  # who paid for a sealed tranche has all of it
+                self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
+        if self._sealed is not None:
+            self._effects += [Send(message) for message in self._sealed[0].messages()]
         if self._settlement is not None and self.state in (_S.FUNDING, _S.RUNNING):
             self._effects += [Send(offer.message) for offer in self._offers if self._settlement.is_open(offer.tranche)]
         if self._metering is not None:
@@ -253,10 +268,61 @@ class NodeJob:
 
     # ── money and output ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _want_tranche(self, now: Moment) -> None:
+    def _deliver(self, now: Moment) -> None:
+        """Take every step that can be taken now: send what may leave, ask for what must be paid, finish."""
+        while self.state is _S.RUNNING and self._delivery is not None:
+            step = self._delivery.next_step()
+            if step is None:
+                return
+            self._take_step(step, now)
+
+    def _take_step(self, step: Step, now: Moment) -> None:
+        match step:
+            case Emit(piece):
+                number = len(self._meter.outputs)
+                self._meter.add_output(piece.data, piece.tokens, now)
+                self._effects.append(Send(OutputMessage(self.message.job_id, number, piece.data)))
+            case Ask(wanted):
+                self._want(wanted, now)
+            case Seal():
+                self._seal(step, now)
+            case Finish(reason):
+                self._finish(reason, now)
+            case _:
+                assert_never(step)
+
+    def _want(self, wanted: TrancheWanted | TrancheForgone, now: Moment) -> None:
         assert self._settlement is not None
-        self._settlement.receive(TrancheWanted(len(self._settlement.records)), now)
+        self._settlement.receive(wanted, now)
         self._settle(now)
+
+    def _seal(self, step: Seal, now: Moment) -> None:
+        """Seal a tranche: key, ciphertext and commitment are durable before the first of it leaves."""
+        assert self._settlement is not None
+        tranche = len(self._settlement.records)
+        sealed = seal_tranche(
+            self.contract,
+            self.message.job_id,
+            tranche,
+            [piece.data for piece in step.pieces],
+            units=step.units,
+            amount_msat=step.amount_msat,
+            secret=tranche_secret(self._sealing_secret, tranche),
+            signer=self._signer,
+            now=now,
+        )
+        self._sealed = (sealed, step.pieces, now)
+        self._want(TrancheWanted(tranche, step.units, step.amount_msat, sealed.secret, sealed.records()), now)
+        self._effects += [Send(message) for message in sealed.messages()]
+
+    def _count_sealed(self) -> None:
+        """The sealed tranche is paid: its preimage opens it, so it was delivered when it was sent."""
+        if self._sealed is not None:
+            _, pieces, sealed_at = self._sealed
+            for piece in pieces:
+                self._sealed_outputs.add(len(self._meter.outputs))
+                self._meter.add_output(piece.data, piece.tokens, sealed_at)
+            self._sealed = None
 
     def _settle(self, now: Moment) -> None:
         assert self._settlement is not None
@@ -264,7 +330,7 @@ class NodeJob:
             match effect:
                 case Store() | CreateInvoice() | WatchInvoice():
                     self._effects.append(effect)
-                case OfferInvoice() if self.state in (_S.FUNDING, _S.RUNNING):
+                case OfferInvoice() if self.state in (_S.FUNDING, _S.RUNNING) or self._is_billing:
                     self._offers.append(effect)
                     self._effects.append(Send(effect.message))
                 case OfferInvoice():
@@ -283,9 +349,20 @@ class NodeJob:
     @property
     def _is_payable(self) -> bool:
         """Whether the client has an invoice that may still be paid, or is on its way to be."""
-        return self._settlement is not None and any(self._settlement.is_open(offer.tranche) for offer in self._offers)
+        settlement = self._settlement
+        if settlement is None:
+            return False
+        return self._is_billing or any(settlement.is_open(offer.tranche) for offer in self._offers)
+
+    @property
+    def _is_billing(self) -> bool:
+        """Whether the job is stopped, and what was delivered on credit is still to be paid."""
+        is_stopped = self.state is _S.CLOSING and self._metering is None and self.contract.term.order == "postpay"
+        return is_stopped and self._settlement is not None and self._settlement.has_open
 
     def _funded(self, now: Moment) -> None:
+        if self._metering is None:
+            self._count_sealed()
         if self.state is _S.FUNDING:
             self._move("funded", _S.RUNNING)
             self._effects.append(StartRunner(self._output_tokens()))
@@ -295,39 +372,6 @@ class NodeJob:
             # Paid after the client had said that it would not: no record tells of it, the ledger does.
             job = self._job_record(self._final_state(), self._settlement.paid_msat)
             self._effects.append(Store((job, *self._settlement.account())))
-
-    def _deliver(self, now: Moment) -> None:
-        """Send what is paid for, ask for the next tranche where it ends, and finish when all is out."""
-        assert self._settlement is not None
-        while self._held:
-            piece = self._held[0]
-            if not self._meter.has_room_for(piece.data):
-                self._held.clear()
-                self._finish("length", now)
-                return
-            if self._meter.output_units_with(piece.data, piece.tokens) > self._paid_units():
-                if self._settlement.has_open:
-                    return
-                tranche = len(self._settlement.records)
-                if tranche >= self._plan.count or self._meter.output_units < self._plan.units_due(tranche):
-                    self._held.clear()
-                    self._finish("length", now)
-                    return
-                self._want_tranche(now)
-                return
-            self._held.popleft()
-            number = len(self._meter.outputs)
-            self._meter.add_output(piece.data, piece.tokens, now)
-            self._effects.append(Send(OutputMessage(self.message.job_id, number, piece.data)))
-        if self._finished is not None:
-            self._meter.take_counts(self._finished.input_tokens, self._finished.output_tokens)
-            self._finish(self._finished.finish_reason, now)
-
-    def _paid_units(self) -> int:
-        assert self._settlement is not None
-        if self.contract.quote.row.output_msat == 0:
-            return MAXIMUM_QUANTITY  # output is free under this row: no tranche limits it
-        return self._settlement.paid_units
 
     def _output_tokens(self) -> int:
         row = self.contract.quote.row
@@ -340,20 +384,28 @@ class NodeJob:
         self._finish_reason = finish_reason
         self._move("finish", _S.CLOSING)
         self._effects += [StopRunner(), Send(EndMessage(self.message.job_id))]
-        self._account(now)
+        if not self._is_payable:
+            self._account(now)  # else the tranche asked for ahead is on its way to be paid, and belongs into the record
 
     def _stop(self, refusal: Refusal, now: Moment, *, is_paid_no_more: bool = False) -> None:
         """End a job that will not be finished; what was delivered and paid is still put on record.
 
         The one record there is waits for a payment that may be on its way, unless the client says that none is.
         """
-        if self.state not in (_S.FUNDING, _S.RUNNING):
+        if self.state is _S.CLOSING and self._metering is None and is_paid_no_more:
+            self._account(now)
+        if self.state not in (_S.FUNDING, _S.RUNNING) or self._delivery is None or self._settlement is None:
             return
         self._failure = refusal
-        self._held.clear()
+        units, amount_msat = self._delivery.unpaid()
+        self._delivery.drop()
         self._move("stop", _S.CLOSING)
         self._effects += [StopRunner(), self._error(refusal)]
-        if is_paid_no_more or not self._is_payable:
+        if amount_msat and (is_paid_no_more or self._is_session_over):
+            self._want(TrancheForgone(units, amount_msat, "delivered on credit and not paid"), now)
+        elif amount_msat:
+            self._want(TrancheWanted(len(self._settlement.records), units, amount_msat), now)
+        if self._metering is None and (is_paid_no_more or not self._is_payable):
             self._account(now)
 
     def _account(self, now: Moment) -> None:

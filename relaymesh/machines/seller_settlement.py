@@ -14,12 +14,14 @@ from relaymesh.machines.settlement import (
     SellerInput,
     SettlementContract,
     SettlementStopped,
+    TrancheForgone,
     TrancheFunded,
     Tranches,
     TrancheWanted,
     WatchInvoice,
     invoice_label,
 )
+from relaymesh.market.pricing import MAXIMUM_TRANCHES
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.protocol.session_messages import InvoiceMessage
 from relaymesh.units import AmountMsat, Moment
@@ -61,6 +63,16 @@ class SellerSettlement:
         return self._tranches.sum_of(_State.PAID, _State.RELEASED)
 
     @property
+    def asked_msat(self) -> AmountMsat:
+        """What all tranches so far come to, paid or not."""
+        return AmountMsat(sum(record.amount_msat for record in self._tranches.records))
+
+    @property
+    def asked_units(self) -> int:
+        """Output units of all tranches so far, paid or not."""
+        return sum(record.units for record in self._tranches.records)
+
+    @property
     def paid_units(self) -> int:
         """Output units of all tranches that were paid and not accounted for yet."""
         return sum(record.units for record in self._tranches.records if record.state is _State.PAID)
@@ -77,8 +89,10 @@ class SellerSettlement:
     def receive(self, message: SellerInput, now: Moment) -> None:
         """Take in what the job needs or what the wallet said."""
         match message:
-            case TrancheWanted(tranche):
-                self._want(tranche)
+            case TrancheWanted():
+                self._want(message, now)
+            case TrancheForgone():
+                self._forgo(message, now)
             case InvoiceIssued():
                 self._issued(message)
             case InvoiceFailed(tranche, reason):
@@ -103,23 +117,35 @@ class SellerSettlement:
             elif record.state is _State.INVOICED:
                 self._effects.append(WatchInvoice(record.tranche, record.invoice_label))
 
-    def _want(self, tranche: int) -> None:
-        contract = self._contract
-        if tranche != len(self._tranches.records) or tranche >= contract.plan.count:
+    def _want(self, wanted: TrancheWanted, now: Moment) -> None:
+        contract, tranche = self._contract, wanted.tranche
+        if tranche != len(self._tranches.records) or tranche >= MAXIMUM_TRANCHES:
             raise LocalProtocolError(f"tranche {tranche} is not the next one")
         label = invoice_label(contract.client, contract.job_id, tranche)
-        record = self._tranches.open_next(contract.plan.price(tranche), contract.plan.units(tranche), label)
+        record = self._tranches.open_next(wanted.amount_msat, wanted.units, now, label)
         if record.amount_msat == 0:
             # A tranche that costs nothing has no invoice: it is funded as soon as it is wanted.
             self._tranches.change(tranche, "invoice", _State.INVOICED)
             record = self._tranches.change(tranche, "settle", _State.PAID)
             self._effects += [Store((record,)), TrancheFunded(tranche)]
             return
-        self._effects += [Store((record,)), self._create_invoice(record)]
+        if wanted.preimage is not None:
+            record = self._tranches.note(tranche, preimage=wanted.preimage)
+        self._effects += [Store((record, *wanted.records)), self._create_invoice(record)]
+
+    def _forgo(self, forgone: TrancheForgone, now: Moment) -> None:
+        record = self._tranches.open_next(forgone.amount_msat, forgone.units, now)
+        record = self._tranches.change(record.tranche, "refuse", _State.FAILED, reason=forgone.reason)
+        self._effects.append(Store((record,)))
 
     def _create_invoice(self, record: TrancheRecord) -> CreateInvoice:
         return CreateInvoice(
-            record.tranche, record.invoice_label, record.amount_msat, INVOICE_DESCRIPTION, self._expiry_seconds
+            record.tranche,
+            record.invoice_label,
+            record.amount_msat,
+            INVOICE_DESCRIPTION,
+            self._expiry_seconds,
+            record.preimage,
         )
 
     def _issued(self, issued: InvoiceIssued) -> None:

@@ -6,11 +6,11 @@ payment. Here is what they share: the contract, the table, what happens to them 
 stored before it has an effect. A payment has three outcomes; *unknown* is a state that only the wallet's word ends.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from relaymesh.machines.machine import TransitionTable
-from relaymesh.machines.records import Side, Store, TrancheRecord, TrancheState
+from relaymesh.machines.records import LedgerRecord, Side, Store, TrancheRecord, TrancheState
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import SessionContract
@@ -18,7 +18,7 @@ from relaymesh.protocol.fields import Order
 from relaymesh.protocol.payment import DecodedInvoice, PaymentLookup
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import InvoiceMessage, JobId
-from relaymesh.units import AmountMsat
+from relaymesh.units import AmountMsat, Moment
 
 _KEY_CHARACTERS_IN_LABEL: Final = 32
 
@@ -55,7 +55,8 @@ class SettlementContract:
         plan: The tranches and their prices, as this side computes them.
         is_input_known: Whether this side measured the input itself (bytes, jobs); token counts are the node's word.
         maximum_msat: The JOB's own limit.
-        maximum_tranche_msat: The buyer's exposure that the quote stated: no tranche may cost more.
+        maximum_stake_msat: The exposure that the quote stated, the node's under `postpay`, else the buyer's: whatever is
+            paid and not delivered, or delivered and not paid, never exceeds it.
         lightning_node_id: Who must be paid: the offer's `ln_pubkey`.
     """
 
@@ -66,7 +67,7 @@ class SettlementContract:
     plan: TranchePlan
     is_input_known: bool
     maximum_msat: AmountMsat
-    maximum_tranche_msat: AmountMsat
+    maximum_stake_msat: AmountMsat
     lightning_node_id: str
 
 
@@ -85,7 +86,7 @@ def agree_settlement(
         plan=plan,
         is_input_known=side == "node" or contract.quote.row.unit != "token",
         maximum_msat=maximum_msat,
-        maximum_tranche_msat=contract.term.exposure_buyer_msat,
+        maximum_stake_msat=max(contract.term.exposure_buyer_msat, contract.term.exposure_node_msat),
         lightning_node_id=contract.lightning_node_id,
     )
 
@@ -95,9 +96,29 @@ def agree_settlement(
 
 @dataclass(frozen=True, slots=True)
 class TrancheWanted:
-    """Seller: this tranche is needed now."""
+    """Seller: the next tranche is to be invoiced now.
+
+    Args:
+        tranche: The one after the last.
+        units: Output units that it covers, to come (`prepay`) or delivered (`postpay`, `sealed`).
+        preimage: k of a sealed tranche; None where the wallet draws one.
+        records: What must be durable together with the tranche: what it is delivered as.
+    """
 
     tranche: int
+    units: int
+    amount_msat: AmountMsat
+    preimage: bytes | None = field(default=None, repr=False)
+    records: tuple[LedgerRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrancheForgone:
+    """Seller: what was delivered on credit will not be invoiced any more; it stays on the books as not paid."""
+
+    units: int
+    amount_msat: AmountMsat
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +153,8 @@ class InvoiceOffered:
 
     Args:
         decoded: What the invoice says; None when it cannot be read.
-        delivered_bytes: The output that has come so far.
+        delivered_bytes: The output that has come so far, sealed or in clear.
+        records: What must be durable before the invoice is paid: the sealed tranche that it opens.
     """
 
     tranche: int
@@ -142,6 +164,7 @@ class InvoiceOffered:
     bolt11: str
     decoded: DecodedInvoice | None
     delivered_bytes: int
+    records: tuple[LedgerRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +180,7 @@ class JobAccounted:
     """Buyer: the job is over; what was paid is now spent."""
 
 
-SellerInput = TrancheWanted | InvoiceIssued | InvoiceFailed | InvoiceResolved
+SellerInput = TrancheWanted | TrancheForgone | InvoiceIssued | InvoiceFailed | InvoiceResolved
 BuyerInput = InvoiceOffered | PaymentResolved | JobAccounted
 
 # ── what a settlement wants done ──────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +195,7 @@ class CreateInvoice:
     amount_msat: AmountMsat
     description: str
     expiry_seconds: int
+    preimage: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +265,7 @@ class Tranches:
         self.contract = contract
         self.records: list[TrancheRecord] = []
 
-    def open_next(self, amount_msat: AmountMsat, units: int, label: str = "") -> TrancheRecord:
+    def open_next(self, amount_msat: AmountMsat, units: int, now: Moment, label: str = "") -> TrancheRecord:
         """Begin the tranche after the last one, as OFFERED."""
         contract = self.contract
         record = TrancheRecord(
@@ -254,6 +278,7 @@ class Tranches:
             units=units,
             amount_msat=amount_msat,
             invoice_label=label,
+            opened_at_ms=now.unix_ms,
         )
         self.records.append(record)
         return record
@@ -263,6 +288,12 @@ class Tranches:
         record = self.records[tranche]
         state = TRANCHE_TRANSITIONS.move(record.state, trigger, target)
         record = replace(record, state=state, **fields)  # type: ignore[arg-type]  # field names are this module's own
+        self.records[tranche] = record
+        return record
+
+    def note(self, tranche: int, **fields: object) -> TrancheRecord:
+        """Note what is newly known about a tranche that stays where it is."""
+        record = replace(self.records[tranche], **fields)  # type: ignore[arg-type]  # field names are this module's own
         self.records[tranche] = record
         return record
 

@@ -15,6 +15,8 @@ from relaymesh.protocol.quote import JobShape, QuotedTerm
 from relaymesh.units import MAXIMUM_INTEGER, AmountMsat
 
 MAXIMUM_TRANCHES: Final = 32
+AHEAD_DIVISOR: Final = 4
+"""The next prepaid tranche is asked for when this part of the last one is left to deliver."""
 SESSION_RESERVE_DIVISOR: Final = 4
 """The next session tranche is asked for when less than this part of one is left."""
 UNBOUNDED_MSAT: Final = AmountMsat(MAXIMUM_INTEGER)
@@ -214,9 +216,18 @@ class TranchePlan:
         return cost(self.row, self.input_units, self.output_units)
 
     @property
-    def largest_msat(self) -> AmountMsat:
-        """What the dearest tranche costs: what is at stake where no tranche begins before the last one is settled."""
-        return max(self.price(index) for index in range(self.count))
+    def arrears_msat(self) -> AmountMsat:
+        """The most that one tranche can cost where it is invoiced for what was delivered: `postpay` and `sealed`.
+
+        RM-03, "Orders". Such a tranche may end a little before its last unit, since no piece of output is cut; so this
+        is the price of the first, or of so many units wherever they begin.
+        """
+        units = min(self.effective_units, self.output_units)
+        return max(self.price(0), self.output_price(units))
+
+    def output_price(self, units: int) -> AmountMsat:
+        """What so many output units cost at the most, whatever came before them: one rounding, no minimum."""
+        return AmountMsat(-(-units * self.row.output_msat // self.row.per))
 
     @property
     def prepaid_msat(self) -> AmountMsat:
@@ -236,6 +247,13 @@ class TranchePlan:
     def units(self, index: int) -> int:
         """Output units of tranche `index` alone."""
         return self.units_through(index) - (self.units_through(index - 1) if index else 0)
+
+    def units_ahead(self, index: int) -> int:
+        """Output units after which a node asks for prepaid tranche `index`: all but a quarter of what is paid last.
+
+        RM-03, "Prepay": the payment is made while the rest is delivered, so that it does not stop the stream.
+        """
+        return self.units_through(index - 1) - self.units(index - 1) // AHEAD_DIVISOR if index else 0
 
     def units_due(self, index: int) -> int:
         """Output units that a buyer must have before it pays tranche `index`: all but those of the tranche before it.
@@ -307,9 +325,9 @@ def _exposure(
         case "prepay":
             return plan.prepaid_msat, AmountMsat(0)
         case "postpay":
-            return AmountMsat(0), plan.largest_msat
+            return AmountMsat(0), plan.arrears_msat
         case "sealed":
-            return plan.largest_msat, plan.largest_msat
+            return plan.arrears_msat, plan.arrears_msat
 
 
 def _exact_cost(row: Priced, input_units: int, output_units: int) -> int:

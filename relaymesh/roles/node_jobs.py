@@ -136,7 +136,7 @@ class NodeJobRun:
         await self._tools.ledger.write(effect.records)
 
     async def _create_invoice(self, wanted: CreateInvoice) -> None:
-        request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds)
+        request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds, wanted.preimage)
         try:
             invoice = await self._tools.wallet.create_invoice(request)
         except LightningError as error:
