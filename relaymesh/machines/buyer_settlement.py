@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
+from relaymesh.machines.invoice_checks import find_invoice_mismatch
 from relaymesh.machines.machine import earliest
 from relaymesh.machines.records import Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import (
@@ -25,7 +26,6 @@ from relaymesh.units import AmountMsat, Instant, Moment
 
 FIRST_LOOK_UP_MS: Final = 250
 LONGEST_LOOK_UP_MS: Final = 30_000
-INVOICE_MARGIN_SECONDS: Final = 2
 _State = TrancheState
 
 
@@ -111,64 +111,34 @@ class BuyerSettlement:
         if self.is_in_doubt:
             self._early = offered  # the payee saw the money before our own wallet answered: the wallet's word first
             return
-        self._open_free_tranches(offered.tranche)
-        complaint = self._find_mismatch(offered, now)
+        if self._contract.order == "prepay":
+            self._open_free_tranches(offered.tranche, now)
+        complaint = find_invoice_mismatch(self._contract, self.records, offered, self._known_hashes, now)
         if complaint is not None or offered.decoded is None:
             self._refuse(offered.tranche, complaint or "the invoice cannot be read")
             return
         tranche, payment_hash = offered.tranche, offered.decoded.payment_hash
-        self._tranches.open_next(offered.amount_msat, offered.units)
+        self._tranches.open_next(offered.amount_msat, offered.units, now)
         self._tranches.change(tranche, "invoice", _State.INVOICED, bolt11=offered.bolt11, payment_hash=payment_hash)
         record = self._tranches.change(tranche, "pay", _State.PAYING)
-        self._effects += [Store((record,)), Pay(tranche, offered.bolt11, payment_hash, offered.amount_msat)]
+        self._effects += [
+            Store((record, *offered.records)),
+            Pay(tranche, offered.bolt11, payment_hash, offered.amount_msat),
+        ]
 
-    def _open_free_tranches(self, tranche: int) -> None:
+    def _open_free_tranches(self, tranche: int, now: Moment) -> None:
         """Tranches that cost nothing have no invoice: those before `tranche` count as paid, if they are such."""
         plan = self._contract.plan
         while len(self._tranches.records) < min(tranche, plan.count):
             number = len(self._tranches.records)
             if self._contract.is_input_known and plan.price(number) > 0:
                 return
-            self._tranches.open_next(AmountMsat(0), plan.units(number))
+            self._tranches.open_next(AmountMsat(0), plan.units(number), now)
             self._tranches.change(number, "invoice", _State.INVOICED)
             self._tranches.change(number, "settle", _State.PAID)
 
     def _refuse(self, tranche: int, complaint: str) -> None:
         self._effects.append(SettlementStopped(tranche, refuse(RefusalCode.PAYMENT_MISMATCH, complaint)))
-
-    def _find_mismatch(self, offered: InvoiceOffered, now: Moment) -> str | None:
-        """Why this invoice must not be paid, or None; RM-03, "Settlement"."""
-        contract, plan, decoded = self._contract, self._contract.plan, offered.decoded
-        if decoded is None:
-            return "the invoice cannot be read"
-        if any(record.state is not _State.PAID for record in self._tranches.records):
-            return "the next tranche is invoiced before the one before it was paid"
-        if offered.tranche != len(self._tranches.records) or offered.tranche >= plan.count:
-            return f"tranche {offered.tranche} was invoiced where {len(self._tranches.records)} of {plan.count} is next"
-        if offered.delivered_bytes < plan.units_due(offered.tranche):
-            return "the next tranche is invoiced before the output of those before the last one was delivered"
-        units = plan.units(offered.tranche)
-        # Without the tokenizer we cannot know where the limit cuts the last tranche short; larger it never is.
-        is_agreed = offered.units == units if contract.is_input_known else offered.units <= units
-        if offered.order != contract.order or not is_agreed:
-            return "the invoice is of another order or tranche than agreed"
-        if decoded.amount_msat != offered.amount_msat:
-            return f"the invoice asks for {decoded.amount_msat} msat where {offered.amount_msat} was announced"
-        if contract.is_input_known and offered.amount_msat > plan.price(offered.tranche):
-            return f"the invoice asks for {offered.amount_msat} msat where {plan.price(offered.tranche)} is the price"
-        if offered.amount_msat > contract.maximum_tranche_msat:
-            return f"the invoice exceeds the {contract.maximum_tranche_msat} msat that the quote puts at stake at once"
-        if self.committed_msat + offered.amount_msat > contract.maximum_msat:
-            return f"the invoice would exceed the job's limit of {contract.maximum_msat} msat"
-        if decoded.payee != contract.lightning_node_id:
-            return "the invoice pays another Lightning node than the offer names"
-        if decoded.payment_hash in self._known_hashes or any(
-            record.payment_hash == decoded.payment_hash for record in self._tranches.records
-        ):
-            return "the invoice repeats the payment hash of another tranche"
-        if decoded.expires_at <= now.timestamp + INVOICE_MARGIN_SECONDS:
-            return "the invoice has expired or is about to"
-        return None
 
     def _resolved(self, tranche: int, lookup: PaymentLookup, now: Moment) -> None:
         state = self._tranches.records[tranche].state

@@ -5,17 +5,22 @@ are `BuyerSettlement`'s. The machine is told what came in over the session and w
 effects, in the order in which they must happen: nothing is sent or paid before the ledger has it.
 """
 
-from collections.abc import Collection
-from enum import Enum
-from typing import Final, assert_never
+from collections.abc import Collection, Sequence
+from typing import assert_never
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.buyer_settlement import BuyerSettlement
+from relaymesh.machines.client_job_interface import (
+    CLIENT_JOB_TRANSITIONS,
+    ClientJobEffect,
+    ClientJobInput,
+    ClientJobState,
+)
+from relaymesh.machines.client_output import CREDIT_BYTES, ClientOutput
 from relaymesh.machines.job_events import (
     CancelRequested,
     Deliver,
     InvoiceRead,
-    ReadInvoice,
     Received,
     Send,
     SessionEnded,
@@ -32,10 +37,17 @@ from relaymesh.machines.job_outcome import (
     read_record,
 )
 from relaymesh.machines.job_settings import ClientJobSettings
-from relaymesh.machines.machine import TransitionTable, earliest
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
+from relaymesh.machines.machine import earliest
+from relaymesh.machines.offered_invoices import OfferedInvoices
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    JobState,
+    Store,
+    join_stores,
+)
+from relaymesh.machines.sealed_deliveries import SealedDeliveries
 from relaymesh.machines.settlement import (
-    InvoiceOffered,
     JobAccounted,
     LookUpPayment,
     Pay,
@@ -53,6 +65,7 @@ from relaymesh.protocol.payment import DecodedInvoice
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
     CancelMessage,
+    CommitmentMessage,
     CreditMessage,
     EndMessage,
     ErrorMessage,
@@ -63,43 +76,12 @@ from relaymesh.protocol.session_messages import (
     PaidMessage,
     ReceiptMessage,
     ResumeMessage,
+    SealedMessage,
     SessionMessage,
 )
 from relaymesh.units import Instant, Moment
 
-CREDIT_BYTES: Final = 256 * 1024
-
-
-class ClientJobState(Enum):
-    """Where the job stands; what is paid is the settlement's own matter."""
-
-    READY = "ready"
-    WAITING = "waiting for the first output"
-    STREAMING = "streaming"
-    ENDING = "waiting for the metering record"
-    DOUBTING = "waiting for the wallet's word"
-    ENDED = "ended"
-
-
 _S = ClientJobState
-CLIENT_JOB_TRANSITIONS: Final = TransitionTable(
-    _S.READY,
-    (
-        (_S.READY, "start", _S.WAITING),
-        (_S.WAITING, "output", _S.STREAMING),
-        (_S.WAITING, "end of output", _S.ENDING),
-        (_S.STREAMING, "end of output", _S.ENDING),
-        (_S.WAITING, "stop", _S.ENDING),
-        (_S.STREAMING, "stop", _S.ENDING),
-        (_S.ENDING, "payment in doubt", _S.DOUBTING),
-        (_S.ENDING, "account", _S.ENDED),
-        (_S.DOUBTING, "account", _S.ENDED),
-    ),
-)
-
-
-ClientJobInput = Received | InvoiceRead | PaymentResolved | CancelRequested | SessionRestored | SessionEnded
-ClientJobEffect = Store | Send | ReadInvoice | Pay | LookUpPayment | Deliver | JobEnded
 
 
 class ClientJob:
@@ -140,13 +122,16 @@ class ClientJob:
             known_payment_hashes=known_payment_hashes,
         )
         self._observation = JobObservation(input_bytes=len(order.body.encode()))
-        self._invoices: dict[int, InvoiceMessage] = {}
+        sealed = SealedDeliveries(contract, self.job_id, verify) if contract.term.order == "sealed" else None
+        self.output = ClientOutput(self._observation, sealed)
+        self._invoices = OfferedInvoices()
         self._metering: SignedMetering | None = None
         self._failure: Refusal | None = None
         self._is_cancelled = False
+        self._patience_ms = self._settings.patience_ms(contract.quote.eta_in_ms, is_sealed=sealed is not None)
         self._timer: Instant | None = None
         self._doubt_until: Instant | None = None
-        self._created_at_ms = self._uncredited_bytes = 0
+        self._created_at_ms = 0
         self._effects: list[ClientJobEffect] = []
 
     # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +145,7 @@ class ClientJob:
             Send(self.job_message()),
             Send(CreditMessage(self.job_id, CREDIT_BYTES)),
         ]
-        self._timer = now.after_ms(self._settings.patience_ms(self.contract.quote.eta_in_ms))
+        self._timer = now.after_ms(self._patience_ms)
 
     def receive(self, message: ClientJobInput, now: Moment) -> None:
         """Take in what came over the session, what the wallet said, or what the buyer wants."""
@@ -179,7 +164,7 @@ class ClientJob:
                 cancelled = refuse(RefusalCode.CANCELLED, "the buyer cancelled the job")
                 self._stop(cancelled, now, CancelMessage(self.job_id))
             case SessionRestored():
-                if not self._invoices and not self._observation.outputs:
+                if self._invoices.is_empty and not self._observation.outputs:
                     self._effects.append(Send(self.job_message()))  # it may have been lost with the connection
                 resume = ResumeMessage(self.job_id, len(self._observation.outputs))
                 self._effects += [Send(resume), Send(CreditMessage(self.job_id, CREDIT_BYTES))]
@@ -210,6 +195,8 @@ class ClientJob:
             case ClientJobState.WAITING | ClientJobState.STREAMING:
                 late = "no output came in time" if self.state is _S.WAITING else "the output stalled"
                 self._stop(refuse(RefusalCode.RUNNER_TIMEOUT, late), now, CancelMessage(self.job_id))
+            case ClientJobState.ENDING if self._settlement.is_in_doubt and not self._settlement.is_unknown:
+                self._timer = now.after_ms(self._settings.metering_ms)  # the wallet is still paying: the record waits
             case ClientJobState.ENDING:
                 self._account(now)
             case ClientJobState.DOUBTING:
@@ -236,8 +223,8 @@ class ClientJob:
 
     def _receive_message(self, message: SessionMessage, now: Moment) -> None:
         match message:
-            case OutputMessage(number=number, data=data):
-                self._take_output(number, data, now)
+            case OutputMessage() | SealedMessage() | CommitmentMessage():
+                self._take_output(message, now)
             case InvoiceMessage() if message.tranche < MAXIMUM_TRANCHES:
                 self._take_invoice(message, now)
             case EndMessage():
@@ -253,23 +240,41 @@ class ClientJob:
             case _:
                 pass  # nothing else is for a job; the session has already checked its shape
 
-    def _take_output(self, number: int, data: str, now: Moment) -> None:
-        if number != len(self._observation.outputs):
-            return  # sent again after a reconnect
-        size = self._observation.add_output(data, now)
-        if self.state not in (_S.WAITING, _S.STREAMING):
-            return  # on its way when the job was given up: counted, since the node counts it too, but not wanted
+    def _take_output(self, message: OutputMessage | SealedMessage | CommitmentMessage, now: Moment) -> None:
+        try:
+            pieces = self.output.take(message, len(self._settlement.records), now)
+        except RemoteProtocolError as error:
+            self._stop_for(refuse(RefusalCode.PAYMENT_MISMATCH, str(error)), now)
+            return
+        # What was on its way when the job was given up is counted, since the node counts it too, but it is not wanted.
+        if self.state in (_S.WAITING, _S.STREAMING):
+            self._deliver(pieces, now)
+            if (granted := self.output.take_credit()) is not None:
+                self._effects.append(Send(CreditMessage(self.job_id, granted)))
+
+    def _open_sealed(self, tranche: int, now: Moment) -> None:
+        """What was paid opens with the preimage of its payment, and is output."""
+        preimage = self._settlement.records[tranche].preimage
+        if self.output.sealed is None or preimage is None:
+            return
+        try:
+            pieces = self.output.open(tranche, preimage, now)
+        except RemoteProtocolError as error:
+            self._observation.note(str(error))
+            self._stop_for(refuse(RefusalCode.RUNNER_FAILED, "what was sold sealed is not what was committed to"), now)
+            return
+        if not self._is_cancelled:
+            self._deliver(pieces, now)
+
+    def _deliver(self, pieces: Sequence[str], now: Moment) -> None:
         if self._observation.output_bytes > MAXIMUM_JOB_OUTPUT_BYTES:
             self._stop(refuse(RefusalCode.OVER_LIMIT, "the output does not end"), now, CancelMessage(self.job_id))
             return
-        if self.state is _S.WAITING:
+        if pieces and self.state is _S.WAITING:
             self._move("output", _S.STREAMING)
-        self._uncredited_bytes += size
-        self._effects.append(Deliver(data))
-        if self._uncredited_bytes >= CREDIT_BYTES // 2:
-            self._effects.append(Send(CreditMessage(self.job_id, self._uncredited_bytes)))
-            self._uncredited_bytes = 0
-        self._timer = now.after_ms(self._settings.idle_ms)
+        self._effects += [Deliver(data) for data in pieces]
+        if self.state is _S.STREAMING:
+            self._timer = now.after_ms(self._settings.idle_ms if self.output.sealed is None else self._patience_ms)
 
     def _take_metering(self, event: Event, now: Moment) -> None:
         if self._metering is not None:
@@ -285,18 +290,21 @@ class ClientJob:
     # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_invoice(self, message: InvoiceMessage, now: Moment) -> None:
-        known = self._invoices.get(message.tranche)
-        if known is None:
-            self._invoices[message.tranche] = message
-            self._effects.append(ReadInvoice(message.tranche, message.bolt11))
-        elif known != message:  # an equal one was sent again after a reconnect
-            self._stop_for(refuse(RefusalCode.PAYMENT_MISMATCH, "a tranche is invoiced once"), now)
+        taken = self._invoices.take(message)
+        if isinstance(taken, Refusal):
+            self._stop_for(taken, now)
+        elif taken is not None:
+            self._effects.append(taken)
 
     def _offer_to_settlement(self, tranche: int, decoded: DecodedInvoice | None, now: Moment) -> None:
-        message = self._invoices.get(tranche)
-        if message is not None and self.state in (_S.WAITING, _S.STREAMING):
-            asked, delivered = (message.order, message.msat, message.units), self._observation.output_bytes
-            self._settlement.receive(InvoiceOffered(tranche, *asked, message.bolt11, decoded, delivered), now)
+        is_billed = self.contract.term.order == "postpay" and self.state is _S.ENDING  # stopped, and paid for what came
+        if not (is_billed or self.state in (_S.WAITING, _S.STREAMING)):
+            return
+        offered = self._invoices.offer(tranche, decoded, self.output)
+        if isinstance(offered, Refusal):
+            self._stop_for(offered, now)
+        elif offered is not None:
+            self._settlement.receive(offered, now)
             self._settle(now)
 
     def _settle(self, now: Moment) -> None:
@@ -308,8 +316,11 @@ class ClientJob:
                 case TrancheFunded(tranche):
                     self._effects.append(Send(PaidMessage(self.job_id, tranche)))
                     if self.state in (_S.WAITING, _S.STREAMING):
-                        self._timer = now.after_ms(self._settings.patience_ms(self.contract.quote.eta_in_ms))
+                        self._timer = now.after_ms(self._patience_ms)
+                    self._open_sealed(tranche, now)
                 case SettlementStopped(_, refusal):
+                    if self.state is _S.ENDING:  # the node may wait for this payment before it signs its record
+                        self._effects.append(Send(ErrorMessage(self.job_id, refusal, refusal.is_retryable)))
                     self._stop_for(refusal, now)
                 case PaymentInDoubt():
                     self._doubt_until = now.after_ms(self._settings.doubt_ms)
@@ -358,30 +369,21 @@ class ClientJob:
         complaints = find_complaints(
             self.contract, self.order, self._observation, self._metering, self._settlement, self._commitments
         )
-        evidence: list[EvidenceRecord] = []
-        receipt = None
+        receipt, evidence = None, self.output.evidence()
         if self._metering is not None:
-            unsigned = make_receipt(self._metering, self._observation, self._settlement, complaints, now)
-            receipt = self._signer.sign(unsigned)
-            evidence = [EvidenceRecord("client", self.job_id, event) for event in (self._metering.event, receipt)]
+            receipt = self._signer.sign(
+                make_receipt(self._metering, self._observation, self._settlement, complaints, now)
+            )
+            evidence += [EvidenceRecord("client", self.job_id, event) for event in (self._metering.event, receipt)]
         self._effects.append(Store((self._job_record(state), *evidence)))
         if receipt is not None:
             self._effects.append(Send(ReceiptMessage(receipt)))
         self._effects.append(self._job_ended(state, receipt, complaints))
 
     def _job_ended(self, state: JobState, receipt: VerifiedEvent | None, complaints: tuple[str, ...]) -> JobEnded:
-        return JobEnded(
-            job_id=self.job_id,
-            state=state,
-            refusal=self._failure,
-            paid_msat=self._settlement.paid_msat,
-            committed_msat=self._settlement.committed_msat,
-            fees_msat=self._settlement.fees_msat,
-            observation=self._observation,
-            metering=self._metering,
-            receipt=receipt,
-            complaints=complaints,
-        )
+        money = (self._settlement.paid_msat, self._settlement.committed_msat, self._settlement.fees_msat)
+        observed, record = self._observation, self._metering
+        return JobEnded(self.job_id, state, self._failure, *money, observed, record, receipt, complaints)
 
     def _final_state(self) -> JobState:
         if self._settlement.is_in_doubt:

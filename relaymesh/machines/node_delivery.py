@@ -98,9 +98,7 @@ class Delivery(ABC):
         return 0, AmountMsat(0)
 
     def _units_with(self, piece: RunnerProduced | None = None) -> int:
-        """Output delivered in the row's unit, with this piece if there is one; none is counted where output is free."""
-        if self._plan.row.output_msat == 0:
-            return 0
+        """Output delivered in the row's unit, with this piece if there is one."""
         if piece is None:
             return self._meter.output_units
         return self._meter.output_units_with(len(piece.data.encode()), piece.tokens)
@@ -166,7 +164,7 @@ class PrepaidDelivery(Delivery):
 
 
 class ArrearsDelivery(Delivery):
-    """What `postpay` and `sealed` share: a tranche is invoiced for what is in it, when it is full or the job is done."""
+    """What `postpay` and `sealed` share: a tranche is invoiced for what is in it, once it is full or all is done."""
 
     def __init__(self, plan: TranchePlan, meter: JobMeter, settlement: SellerSettlement) -> None:
         super().__init__(plan, meter, settlement)
@@ -282,7 +280,7 @@ class SealedDelivery(ArrearsDelivery):
 
     @property
     def _units_in_hand(self) -> int:
-        return 0 if self._plan.row.output_msat == 0 else self._meter.output_units_with(self._bytes, self._tokens)
+        return self._meter.output_units_with(self._bytes, self._tokens)
 
     def _units_in_hand_with(self, piece: RunnerProduced) -> int:
         return self._meter.output_units_with(self._bytes + len(piece.data.encode()), self._tokens + piece.tokens)

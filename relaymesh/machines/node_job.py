@@ -4,8 +4,7 @@ The counterpart of client_job.py. Invoices are `SellerSettlement`'s; what of the
 the order's `Delivery` (node_delivery.py). What the runner has produced beyond that is held, and the runner waits.
 """
 
-from enum import Enum
-from typing import Final, assert_never
+from typing import assert_never
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.job_events import (
@@ -23,10 +22,11 @@ from relaymesh.machines.job_events import (
 )
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.job_settings import NodeJobSettings
-from relaymesh.machines.machine import TransitionTable, earliest
+from relaymesh.machines.machine import earliest
 from relaymesh.machines.node_delivery import Ask, Delivery, Emit, Finish, Seal, Step, make_delivery
+from relaymesh.machines.node_job_interface import NODE_JOB_TRANSITIONS, NodeJobEffect, NodeJobInput, NodeJobState
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
-from relaymesh.machines.sealed_tranche import SealedTranche, seal_tranche, tranche_secret
+from relaymesh.machines.sealed_sale import SealedSale
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.settlement import (
     CreateInvoice,
@@ -59,46 +59,7 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.units import AmountMsat, Instant, Moment
 
-
-class NodeJobState(Enum):
-    """Where the job stands."""
-
-    READY = "ready"
-    FUNDING = "waiting for the first payment"
-    RUNNING = "running"
-    CLOSING = "waiting for the receipt"
-    ENDED = "ended"
-
-
 _S = NodeJobState
-NODE_JOB_TRANSITIONS: Final = TransitionTable(
-    _S.READY,
-    (
-        (_S.READY, "refuse", _S.ENDED),
-        (_S.READY, "admit", _S.FUNDING),
-        (_S.READY, "begin", _S.RUNNING),
-        (_S.FUNDING, "funded", _S.RUNNING),
-        (_S.FUNDING, "stop", _S.CLOSING),
-        (_S.RUNNING, "finish", _S.CLOSING),
-        (_S.RUNNING, "stop", _S.CLOSING),
-        (_S.CLOSING, "close", _S.ENDED),
-    ),
-)
-
-
-NodeJobInput = (
-    Received
-    | InvoiceIssued
-    | InvoiceFailed
-    | InvoiceResolved
-    | RunnerProduced
-    | RunnerFinished
-    | RunnerStopped
-    | SessionLost
-    | SessionRestored
-    | SessionEnded
-)
-NodeJobEffect = Store | Send | CreateInvoice | WatchInvoice | StartRunner | StopRunner | JobClosed
 
 
 class NodeJob:
@@ -133,12 +94,10 @@ class NodeJob:
         self._signer, self._verify, self._commitments = signer, verify, commitments
         self._settings = settings or NodeJobSettings()
         self._meter = JobMeter(contract, message, input_tokens, recovery_keys)
-        self._sealing_secret = sealing_secret
+        self._sealed = SealedSale(contract, message.job_id, sealing_secret, signer, self._meter)
         self._settlement: SellerSettlement | None = None
         self._delivery: Delivery | None = None
         self._offers: list[OfferInvoice] = []
-        self._sealed: tuple[SealedTranche, tuple[RunnerProduced, ...], Moment] | None = None
-        self._sealed_outputs: set[int] = set()
         self._failure: Refusal | None = None
         self._finish_reason = ""
         self._metering: VerifiedEvent | None = None
@@ -245,10 +204,9 @@ class NodeJob:
 
     def _resend(self, next_output: int) -> None:
         for number, data in enumerate(self._meter.outputs[next_output:], next_output):
-            if number not in self._sealed_outputs:  # who paid for a sealed tranche has all of it
+            if not self._sealed.holds(number):  # who paid for a sealed tranche has all of it
                 self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
-        if self._sealed is not None:
-            self._effects += [Send(message) for message in self._sealed[0].messages()]
+        self._effects += [Send(message) for message in self._sealed.messages()]
         if self._settlement is not None and self.state in (_S.FUNDING, _S.RUNNING):
             self._effects += [Send(offer.message) for offer in self._offers if self._settlement.is_open(offer.tranche)]
         if self._metering is not None:
@@ -300,29 +258,9 @@ class NodeJob:
         """Seal a tranche: key, ciphertext and commitment are durable before the first of it leaves."""
         assert self._settlement is not None
         tranche = len(self._settlement.records)
-        sealed = seal_tranche(
-            self.contract,
-            self.message.job_id,
-            tranche,
-            [piece.data for piece in step.pieces],
-            units=step.units,
-            amount_msat=step.amount_msat,
-            secret=tranche_secret(self._sealing_secret, tranche),
-            signer=self._signer,
-            now=now,
-        )
-        self._sealed = (sealed, step.pieces, now)
+        sealed = self._sealed.seal(step, tranche, now)
         self._want(TrancheWanted(tranche, step.units, step.amount_msat, sealed.secret, sealed.records()), now)
         self._effects += [Send(message) for message in sealed.messages()]
-
-    def _count_sealed(self) -> None:
-        """The sealed tranche is paid: its preimage opens it, so it was delivered when it was sent."""
-        if self._sealed is not None:
-            _, pieces, sealed_at = self._sealed
-            for piece in pieces:
-                self._sealed_outputs.add(len(self._meter.outputs))
-                self._meter.add_output(piece.data, piece.tokens, sealed_at)
-            self._sealed = None
 
     def _settle(self, now: Moment) -> None:
         assert self._settlement is not None
@@ -362,7 +300,7 @@ class NodeJob:
 
     def _funded(self, now: Moment) -> None:
         if self._metering is None:
-            self._count_sealed()
+            self._sealed.count()
         if self.state is _S.FUNDING:
             self._move("funded", _S.RUNNING)
             self._effects.append(StartRunner(self._output_tokens()))

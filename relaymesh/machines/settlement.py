@@ -55,7 +55,7 @@ class SettlementContract:
         plan: The tranches and their prices, as this side computes them.
         is_input_known: Whether this side measured the input itself (bytes, jobs); token counts are the node's word.
         maximum_msat: The JOB's own limit.
-        maximum_stake_msat: The exposure that the quote stated, the node's under `postpay`, else the buyer's: whatever is
+        maximum_stake_msat: The exposure that the quote stated, the node's under `postpay`, else the buyer's: what is
             paid and not delivered, or delivered and not paid, never exceeds it.
         lightning_node_id: Who must be paid: the offer's `ln_pubkey`.
     """

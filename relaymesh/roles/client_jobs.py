@@ -9,7 +9,8 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from relaymesh.errors import LedgerError, LocalProtocolError, RemoteProtocolError, SessionError
-from relaymesh.machines.client_job import ClientJob, ClientJobEffect, ClientJobInput
+from relaymesh.machines.client_job import ClientJob
+from relaymesh.machines.client_job_interface import ClientJobEffect, ClientJobInput
 from relaymesh.machines.job_events import (
     CancelRequested,
     Deliver,
@@ -53,7 +54,7 @@ from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import AmountMsat
 
 FAREWELL_SECONDS: Final = 1
-MAXIMUM_MESSAGES_PER_JOB: Final = 512
+MAXIMUM_MESSAGES_PER_JOB: Final = 2_048
 """What a node may say about one job beside its output, over all connections; more ends the session."""
 InvoiceReader = Callable[[str], Awaitable[DecodedInvoice]]
 """Decodes a BOLT 11 invoice; raises RemoteProtocolError where it is not valid."""
@@ -119,7 +120,16 @@ class RunningJob:
             self.cancel()
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await self._ended.wait()
+        if error is None and self._ended.is_set() and self._outputs.is_read:
+            await self._erase()
         self._outputs.abandon()
+
+    async def _erase(self) -> None:
+        """The buyer has all output: what it was delivered as is kept no longer; if that fails, the next start does."""
+        erasure = self._machine.output.erasure()
+        if erasure:
+            with Contained("erasure"):
+                await self._tools.ledger.write(erasure)
 
     def outputs(self) -> AsyncIterator[str]:
         """The output, piece by piece, as it arrives; ends when there is no more."""

@@ -1,6 +1,7 @@
 """The node's sessions and their jobs, each a machine joined to session, wallet, runner and ledger."""
 
 from dataclasses import dataclass, field
+from secrets import token_bytes
 from typing import Final
 
 import anyio
@@ -22,7 +23,8 @@ from relaymesh.machines.job_events import (
     StopRunner,
 )
 from relaymesh.machines.job_settings import NodeJobSettings
-from relaymesh.machines.node_job import NodeJob, NodeJobEffect, NodeJobInput
+from relaymesh.machines.node_job import NodeJob
+from relaymesh.machines.node_job_interface import NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
 from relaymesh.nostr.keys import KeyPair, verify
@@ -136,7 +138,9 @@ class NodeJobRun:
         await self._tools.ledger.write(effect.records)
 
     async def _create_invoice(self, wanted: CreateInvoice) -> None:
-        request = InvoiceRequest(wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds, wanted.preimage)
+        request = InvoiceRequest(
+            wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds, wanted.preimage
+        )
         try:
             invoice = await self._tools.wallet.create_invoice(request)
         except LightningError as error:
@@ -354,6 +358,7 @@ class ServedSession:
             verify=verify,
             commitments=commitments,
             recovery_keys=commitments.to_bytes(),
+            sealing_secret=token_bytes(32),
             settings=self._tools.job_settings,
         )
 

@@ -49,6 +49,11 @@ class OutputQueue:
         self.end()
         self._wake_writer()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether there is no more, and everything was read."""
+        return self._is_ended and not self._pieces
+
     def __aiter__(self) -> Self:
         return self
 

@@ -329,9 +329,9 @@ class SessionDriver:
 def job_of(message: SessionMessage) -> JobId | None:
     """The job a message is for; evidence names it inside."""
     match message:
-        case MeteringMessage(event) | ReceiptMessage(event):
+        case MeteringMessage(event) | ReceiptMessage(event) | CommitmentMessage(event):
             return claimed_job(event)
-        case ByeMessage() | PartMessage() | PingMessage() | PongMessage() | QuoteMessage() | CommitmentMessage():
+        case ByeMessage() | PartMessage() | PingMessage() | PongMessage() | QuoteMessage():
             return None
         case _:
             return message.job_id

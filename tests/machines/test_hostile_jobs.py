@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relaymesh.machines.client_job import ClientJobState
+from relaymesh.machines.client_job_interface import ClientJobState
 from relaymesh.machines.job_events import (
     CancelRequested,
     InvoiceRead,
@@ -20,7 +20,8 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_metering import MAXIMUM_JOB_OUTPUT_BYTES
 from relaymesh.machines.job_outcome import MAXIMUM_NOTES
 from relaymesh.machines.job_settings import ClientJobSettings
-from relaymesh.machines.node_job import NodeJob, NodeJobState
+from relaymesh.machines.node_job import NodeJob
+from relaymesh.machines.node_job_interface import NodeJobState
 from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved
 from relaymesh.nostr.event import UnsignedEvent

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.machines.client_job import ClientJobState
+from relaymesh.machines.client_job_interface import ClientJobState
 from relaymesh.machines.job_events import (
     CancelRequested,
     Received,
@@ -16,7 +16,7 @@ from relaymesh.machines.job_events import (
     SessionLost,
     SessionRestored,
 )
-from relaymesh.machines.node_job import NodeJobState
+from relaymesh.machines.node_job_interface import NodeJobState
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import InvoiceResolved, LookUpPayment, Pay, PaymentResolved, invoice_label
 from relaymesh.market.pricing import MAXIMUM_TRANCHES, cost

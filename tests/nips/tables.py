@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from relaymesh import settings
-from relaymesh.machines import buyer_settlement, client_job, reception, reception_events
+from relaymesh.machines import buyer_settlement, client_output, reception, reception_events
 from relaymesh.machines.asking import RETRANSMIT_AFTER_MS
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
 from relaymesh.machines.opening_events import OpeningSettings
@@ -176,7 +176,7 @@ def session_limits() -> str:
         ("connections of one session, one after the other", f"{SessionSettings().maximum_connections:,}"),
         ("jobs under way in one session", f"{SessionSettings().maximum_jobs:,}"),
         ("tranches of one job", str(pricing.MAXIMUM_TRANCHES)),
-        ("credit that our client grants with a JOB", f"{client_job.CREDIT_BYTES:,} bytes"),
+        ("credit that our client grants with a JOB", f"{client_output.CREDIT_BYTES:,} bytes"),
     )
 
 
