@@ -127,11 +127,10 @@ class ClientJob:
         self._invoices = OfferedInvoices()
         self._metering: SignedMetering | None = None
         self._failure: Refusal | None = None
-        self._is_cancelled = False
+        self._is_cancelled, self._created_at_ms = False, 0
         self._patience_ms = self._settings.patience_ms(contract.quote.eta_in_ms, is_sealed=sealed is not None)
         self._timer: Instant | None = None
         self._doubt_until: Instant | None = None
-        self._created_at_ms = 0
         self._effects: list[ClientJobEffect] = []
 
     # ── the five verbs ────────────────────────────────────────────────────────────────────────────────────────────
