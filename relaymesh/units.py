@@ -21,6 +21,7 @@ MAXIMUM_INTEGER: Final = 2**53 - 1
 
 MICROSECONDS_PER_MILLISECOND: Final = 1_000
 MILLISECONDS_PER_SECOND: Final = 1_000
+MILLISECONDS_PER_MINUTE: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from relaymesh.machines.records import EvidenceRecord, SealedRecord
+from relaymesh.machines.records import EvidenceRecord, PaymentRecord, SealedRecord
 from relaymesh.ports.ledger import LedgerJob
 
 PAGE_ROWS: Final = 256
 SEALED_PAGE_ROWS: Final = 16
 """Fewer, since a sealed tranche may hold 256 KiB."""
 
-RecordT = TypeVar("RecordT", EvidenceRecord, SealedRecord)
+RecordT = TypeVar("RecordT", EvidenceRecord, SealedRecord, PaymentRecord)
 
 
 @dataclass(frozen=True, slots=True)

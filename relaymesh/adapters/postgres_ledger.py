@@ -30,10 +30,10 @@ from relaymesh.adapters.postgres_ledger_server import Server, find_server
 from relaymesh.adapters.postgres_ledger_writer import PostgresWriter
 from relaymesh.adapters.sql_ledger_queries import ask_for_sealed
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, PaymentRecord, SealedRecord, Side
 from relaymesh.nostr.event import PublicKey
-from relaymesh.ports.ledger import JobQuery, LedgerJob
-from relaymesh.units import AmountMsat, Timestamp
+from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
+from relaymesh.units import Timestamp
 
 RECONNECT_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 0.2
@@ -188,13 +188,24 @@ class PostgresLedger:
 
         return in_tranche_order(await gather_records(SEALED_PAGE_ROWS, read), job_id)
 
-    async def paid_since(self, since_ms: int) -> AmountMsat:
-        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+    async def paid_by_minute(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side has paid or may yet have paid, fees included, by the minute in which it was opened.
 
         Raises:
             LedgerError: The server cannot be reached or refuses.
         """
-        return AmountMsat(await self._read(partial(PostgresReader.read_paid_since, since_ms=since_ms)))
+        return await self._read(partial(PostgresReader.read_paid_minutes, since_ms=since_ms))
+
+    async def find_payments(self) -> tuple[PaymentRecord, ...]:
+        """The payments that are no tranches of jobs, in the order in which they were first written.
+
+        Raises:
+            LedgerError: The server cannot be reached or refuses, or a row was altered.
+        """
+        return await gather_records(
+            PAGE_ROWS,
+            lambda rows, after: self._read(partial(PostgresReader.read_payments, rows=rows, after=after)),
+        )
 
     async def sequences(self) -> dict[str, int]:
         """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""

@@ -9,16 +9,17 @@ from relaymesh.adapters.postgres_ledger_rows import as_row, as_values, read_tran
 from relaymesh.adapters.postgres_ledger_server import Server
 from relaymesh.adapters.sql_ledger_queries import (
     ALL_SEQUENCES,
-    PAID_SINCE,
     Question,
     ask_for_evidence,
     ask_for_jobs,
+    ask_for_paid_minutes,
+    ask_for_payments,
 )
-from relaymesh.adapters.sql_ledger_rows import RecordRows
+from relaymesh.adapters.sql_ledger_rows import RecordRows, read_paid_minute
 from relaymesh.adapters.sql_ledger_schema import in_postgresql
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, SealedRecord
-from relaymesh.ports.ledger import JobQuery, LedgerJob
+from relaymesh.machines.records import EvidenceRecord, PaymentRecord, SealedRecord
+from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
 
 ResultT = TypeVar("ResultT")
 
@@ -64,14 +65,21 @@ class PostgresReader:
         found = await self._read(question, self._read_sealed)
         return RecordPage.of(found, rows)
 
-    async def read_paid_since(self, since_ms: int) -> int:
-        """What the client's side spent, or may have, in tranches opened since then, in msat.
+    async def read_payments(self, rows: int, after: int = 0) -> RecordPage[PaymentRecord]:
+        """At most so many payments that are no tranches, in the order they were first written.
+
+        Raises:
+            LedgerError: The server was lost (`retryable`) or refuses, or a row was altered.
+        """
+        return RecordPage.of(await self._read(ask_for_payments(rows, after), self._read_payments), rows)
+
+    async def read_paid_minutes(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side spent, or may have, since then, by the minute.
 
         Raises:
             LedgerError: The server was lost (`retryable`) or refuses.
         """
-        ((spent,),) = await self._read((PAID_SINCE, (since_ms,)), _as_they_are)
-        return int(spent)
+        return tuple(map(read_paid_minute, await self._read(ask_for_paid_minutes(since_ms), _as_they_are)))
 
     async def read_sequences(self) -> dict[str, int]:
         """The last sequence number of each scope.
@@ -89,6 +97,9 @@ class PostgresReader:
 
     async def _read_evidence(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, EvidenceRecord]]:
         return [(number, self._rows.read_evidence(tuple(row))) for number, *row in rows]
+
+    async def _read_payments(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, PaymentRecord]]:
+        return [(number, self._rows.read_payment(tuple(row))) for number, *row in rows]
 
     async def _read_sealed(self, rows: list[tuple[Any, ...]]) -> list[tuple[int, SealedRecord]]:
         return [(number, self._rows.read_sealed(tuple(row))) for number, *row in rows]

@@ -17,9 +17,11 @@ from relaymesh.adapters.postgres_ledger_rows import OF_JOBS, as_row, as_text, as
 from relaymesh.adapters.postgres_ledger_server import Server
 from relaymesh.adapters.sql_ledger_rows import (
     GET_JOBS,
+    GET_PAYMENTS,
     GET_SEALED,
     PUT_EVIDENCE,
     PUT_JOB,
+    PUT_PAYMENT,
     PUT_SEALED,
     PUT_TRANCHE,
     RecordRows,
@@ -27,7 +29,14 @@ from relaymesh.adapters.sql_ledger_rows import (
 )
 from relaymesh.adapters.sql_ledger_schema import in_postgresql
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, TrancheRecord
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    LedgerRecord,
+    PaymentRecord,
+    SealedRecord,
+    TrancheRecord,
+)
 from relaymesh.ports.ledger import LedgerJob
 from relaymesh.ports.ledger_tables import JobKey, LedgerTables
 
@@ -39,6 +48,7 @@ WHERE side = 'client' AND payment_hash <> '' AND payment_hash = ANY($1::text[])
 # Only that a job is there matters; what is sensitive in it may be long.
 _JOBS: Final = GET_JOBS.replace("body, keys", "NULL::bytea, NULL::bytea") + OF_JOBS
 _SEALED: Final = GET_SEALED + " " + OF_JOBS
+_PAYMENTS: Final = GET_PAYMENTS + " WHERE payment_hash = ANY($1::text[])"
 _SEQUENCES: Final = "SELECT scope, value FROM sequence WHERE scope = ANY($1::text[])"
 _PUT_SEQUENCE: Final = """
 INSERT INTO sequence (scope, value) VALUES ($1, $2) ON CONFLICT (scope) DO UPDATE SET value = excluded.value
@@ -47,6 +57,7 @@ _PUT: Final[dict[type[LedgerRecord], str]] = {
     JobRecord: in_postgresql(PUT_JOB),  # before its tranches, which refer to it
     TrancheRecord: in_postgresql(PUT_TRANCHE),
     SealedRecord: in_postgresql(PUT_SEALED),
+    PaymentRecord: in_postgresql(PUT_PAYMENT),
     EvidenceRecord: in_postgresql(PUT_EVIDENCE),
 }
 _UNWRITABLE: Final = (UnicodeEncodeError, OverflowError, orjson.JSONEncodeError)
@@ -133,6 +144,8 @@ class PostgresWriter:
                 return self._rows.of_tranche(record)
             case SealedRecord():
                 return self._rows.of_sealed(record)
+            case PaymentRecord():
+                return self._rows.of_payment(record)
             case EvidenceRecord():
                 return self._rows.of_evidence(record)
 
@@ -142,7 +155,9 @@ class PostgresWriter:
         records = [record for change in changes if not isinstance(change, NextSequence) for record in change]
         hashes = {as_text(record.payment_hash) for record in records if isinstance(record, TrancheRecord)}
         keys: set[JobKey] = {
-            (record.side, record.client, record.job_id) for record in records if not isinstance(record, EvidenceRecord)
+            (record.side, record.client, record.job_id)
+            for record in records
+            if not isinstance(record, EvidenceRecord | PaymentRecord)
         }
         if hashes - {""}:
             for *key, tranche, payment_hash in map(as_row, await self._connection.fetch(_PAYERS, list(hashes))):
@@ -153,6 +168,10 @@ class PostgresWriter:
             await self._look_up_jobs(group.tables, keys)
         if any(isinstance(record, SealedRecord) for record in records):
             await self._look_up_sealed(group.tables, keys)
+        if payments := [as_text(record.payment_hash) for record in records if isinstance(record, PaymentRecord)]:
+            for _, *row in await self._connection.fetch(_PAYMENTS, payments):
+                payment = self._rows.read_payment(as_row(row))
+                group.tables.payments[payment.payment_hash] = payment
         scopes = {as_text(change.scope) for change in changes if isinstance(change, NextSequence)}
         if scopes:
             group.sequences.update(map(as_row, await self._connection.fetch(_SEQUENCES, list(scopes))))

@@ -30,10 +30,10 @@ from relaymesh.adapters.sql_ledger_reader import LedgerReader
 from relaymesh.adapters.sql_ledger_thread import CommitThread
 from relaymesh.adapters.sql_ledger_writer import LedgerWriter
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, PaymentRecord, SealedRecord, Side
 from relaymesh.nostr.event import PublicKey
-from relaymesh.ports.ledger import JobQuery, LedgerJob
-from relaymesh.units import AmountMsat, Timestamp
+from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
+from relaymesh.units import Timestamp
 
 ResultT = TypeVar("ResultT")
 
@@ -122,13 +122,23 @@ class SqlLedger:
 
         return in_tranche_order(await gather_records(SEALED_PAGE_ROWS, read), job_id)
 
-    async def paid_since(self, since_ms: int) -> AmountMsat:
-        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+    async def paid_by_minute(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side has paid or may yet have paid, fees included, by the minute in which it was opened.
 
         Raises:
             LedgerError: The file cannot be read.
         """
-        return AmountMsat(await self._read(partial(self._reader.read_paid_since, since_ms)))
+        return await self._read(partial(self._reader.read_paid_minutes, since_ms))
+
+    async def find_payments(self) -> tuple[PaymentRecord, ...]:
+        """The payments that are no tranches of jobs, in the order in which they were first written.
+
+        Raises:
+            LedgerError: The file cannot be read, or was altered.
+        """
+        return await gather_records(
+            PAGE_ROWS, lambda rows, after: self._read(partial(self._reader.read_payments, rows, after))
+        )
 
     async def sequences(self) -> dict[str, int]:
         """The last sequence number of each scope, to be taken along to another ledger; LedgerError as for reading."""

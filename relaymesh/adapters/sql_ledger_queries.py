@@ -2,15 +2,21 @@
 
 from typing import Final
 
-from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS, GET_SEALED
+from relaymesh.adapters.sql_ledger_rows import GET_EVIDENCE, GET_JOBS, GET_PAYMENTS, GET_SEALED
 from relaymesh.machines.records import Side
 from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery
 
-PAID_SINCE: Final = """
-SELECT coalesce(sum(amount_msat + fee_msat), 0) FROM tranche
-WHERE side = 'client' AND state IN ('paying', 'unknown', 'paid', 'released') AND opened_at_ms >= ?
+_PAID_BY_MINUTE: Final = """
+SELECT minute, sum(msat) FROM (
+    SELECT opened_at_ms / 60000 AS minute, amount_msat + fee_msat AS msat FROM tranche
+    WHERE side = 'client' AND state IN ('paying', 'unknown', 'paid', 'released') AND opened_at_ms >= ?
+    UNION ALL
+    SELECT opened_at_ms / 60000 AS minute, amount_msat + fee_msat AS msat FROM payment
+    WHERE state IN ('paying', 'unknown', 'paid', 'released') AND opened_at_ms >= ?
+) AS paid GROUP BY minute ORDER BY minute
 """
+_PAYMENTS: Final = GET_PAYMENTS + " WHERE number > ? ORDER BY number LIMIT ?"
 ALL_SEQUENCES: Final = "SELECT scope, value FROM sequence ORDER BY scope"
 LARGEST: Final = 2**63 - 1
 _LAST_CHARACTER: Final = "\U0010ffff"
@@ -65,3 +71,13 @@ def ask_for_sealed(side: Side | None, client: PublicKey | None, job_id: str | No
     wanted = {column: value for column, value in narrowed.items() if value is not None}
     conditions = " AND ".join(("number > ?", *(f"{column} = ?" for column in wanted)))
     return f"{GET_SEALED} WHERE {conditions} ORDER BY number LIMIT ?", (after, *wanted.values(), rows)
+
+
+def ask_for_payments(rows: int, after: int) -> Question:
+    """At most so many payments beside jobs, in the order they were first written."""
+    return _PAYMENTS, (after, rows)
+
+
+def ask_for_paid_minutes(since_ms: int) -> Question:
+    """The minutes in which something was paid, and how much."""
+    return _PAID_BY_MINUTE, (since_ms, since_ms)

@@ -9,15 +9,16 @@ from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
 from relaymesh.adapters.sql_ledger_queries import (
     ALL_SEQUENCES,
     LARGEST,
-    PAID_SINCE,
     Question,
     ask_for_evidence,
     ask_for_jobs,
+    ask_for_paid_minutes,
+    ask_for_payments,
 )
-from relaymesh.adapters.sql_ledger_rows import GET_TRANCHES, RecordRows
+from relaymesh.adapters.sql_ledger_rows import GET_TRANCHES, RecordRows, read_paid_minute
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, SealedRecord
-from relaymesh.ports.ledger import JobQuery, LedgerJob
+from relaymesh.machines.records import EvidenceRecord, PaymentRecord, SealedRecord
+from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
 
 ResultT = TypeVar("ResultT")
 
@@ -59,14 +60,23 @@ class LedgerReader:
         found = self._read(lambda: self._fetch_sealed(*question))
         return RecordPage.of(found, rows)
 
-    def read_paid_since(self, since_ms: int) -> int:
-        """What the client's side spent, or may have, in tranches opened since then, in msat.
+    def read_payments(self, rows: int, after: int = 0) -> RecordPage[PaymentRecord]:
+        """At most so many payments that are no tranches, in the order they were first written.
+
+        Raises:
+            LedgerError: The file cannot be read, or was altered.
+        """
+        found = self._read(lambda: self._fetch_payments(*ask_for_payments(rows, after)))
+        return RecordPage.of(found, rows)
+
+    def read_paid_minutes(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side spent, or may have, since then, by the minute.
 
         Raises:
             LedgerError: The file cannot be read.
         """
-        ((spent,),) = self._read(lambda: self._connection.execute(PAID_SINCE, (since_ms,)).fetchall())
-        return int(spent)
+        found = self._read(lambda: self._connection.execute(*ask_for_paid_minutes(since_ms)).fetchall())
+        return tuple(map(read_paid_minute, found))
 
     def read_sequences(self) -> dict[str, int]:
         """The last sequence number of each scope.
@@ -87,6 +97,10 @@ class LedgerReader:
     def _fetch_evidence(self, question: str, values: tuple[object, ...]) -> list[tuple[int, EvidenceRecord]]:
         rows = self._connection.execute(question, values).fetchall()
         return [(number, self._rows.read_evidence(tuple(row))) for number, *row in rows]
+
+    def _fetch_payments(self, question: str, values: tuple[object, ...]) -> list[tuple[int, PaymentRecord]]:
+        rows = self._connection.execute(question, values).fetchall()
+        return [(number, self._rows.read_payment(tuple(row))) for number, *row in rows]
 
     def _fetch_sealed(self, question: str, values: tuple[object, ...]) -> list[tuple[int, SealedRecord]]:
         rows = self._connection.execute(question, values).fetchall()

@@ -10,6 +10,7 @@ from relaymesh.machines.records import (
     EvidenceRecord,
     JobRecord,
     JobState,
+    PaymentRecord,
     SealedRecord,
     Side,
     TrancheRecord,
@@ -17,7 +18,8 @@ from relaymesh.machines.records import (
 )
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent, parse_event
 from relaymesh.nostr.keys import verify
-from relaymesh.units import AmountMsat
+from relaymesh.ports.ledger import PaidMinute
+from relaymesh.units import MILLISECONDS_PER_MINUTE, AmountMsat
 
 Row = tuple[Any, ...]
 
@@ -63,6 +65,20 @@ GET_SEALED: Final = "SELECT number, side, client, job_id, tranche, commitment, l
 PUT_SEALED: Final = """
 INSERT INTO sealed (side, client, job_id, tranche, commitment, leaves) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (side, client, job_id, tranche) DO UPDATE SET leaves = excluded.leaves
+"""
+
+GET_PAYMENTS: Final = """
+SELECT number, payment_hash, state, payee, description, bolt11, amount_msat, opened_at_ms, fee_msat, reason, preimage
+FROM payment
+"""
+PUT_PAYMENT: Final = """
+INSERT INTO payment (payment_hash, state, payee, description, bolt11, amount_msat, opened_at_ms, fee_msat, reason,
+                     preimage)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (payment_hash) DO UPDATE SET
+    state = excluded.state, payee = excluded.payee, description = excluded.description, bolt11 = excluded.bolt11,
+    amount_msat = excluded.amount_msat, opened_at_ms = excluded.opened_at_ms, fee_msat = excluded.fee_msat,
+    reason = excluded.reason, preimage = excluded.preimage
 """
 
 GET_EVIDENCE: Final = "SELECT number, side, job_id, event, plaintext FROM evidence"
@@ -187,6 +203,38 @@ class RecordRows:
         commitment = _read_event(document, "a sealed commitment")
         return SealedRecord(_read_side(side), PublicKey(client), job_id, tranche, commitment, _read_leaves(leaves))
 
+    def of_payment(self, payment: PaymentRecord) -> Row:
+        """The values of a payment's row, as `PUT_PAYMENT` takes them."""
+        return (
+            payment.payment_hash,
+            payment.state.value,
+            payment.payee,
+            payment.description,
+            payment.bolt11,
+            payment.amount_msat,
+            payment.opened_at_ms,
+            payment.fee_msat,
+            payment.reason,
+            self._seal(payment.preimage or b"", "payment", "preimage", payment.payment_hash),
+        )
+
+    def read_payment(self, row: Row) -> PaymentRecord:
+        """The payment in a row that `GET_PAYMENTS` found, its number left out; LedgerError if it is none."""
+        payment_hash, state, payee, description, bolt11, amount_msat, opened_at_ms, fee_msat, reason, sealed = row
+        preimage = self._open(sealed, "payment", "preimage", payment_hash)
+        return PaymentRecord(
+            payment_hash=payment_hash,
+            state=_read_tranche_state(state),
+            payee=payee,
+            description=description,
+            bolt11=bolt11,
+            amount_msat=AmountMsat(amount_msat),
+            opened_at_ms=opened_at_ms,
+            fee_msat=AmountMsat(fee_msat),
+            reason=reason,
+            preimage=preimage or None,
+        )
+
     def of_evidence(self, evidence: EvidenceRecord) -> Row:
         """The values of an evidence row, as `PUT_EVIDENCE` takes them."""
         event = evidence.event
@@ -215,6 +263,12 @@ class RecordRows:
         if not isinstance(sealed, bytes):
             raise _unknown_word()
         return self._cipher.open(sealed, *place)
+
+
+def read_paid_minute(row: Row) -> PaidMinute:
+    """A minute and what was paid in it."""
+    minute, paid_msat = row
+    return PaidMinute(int(minute) * MILLISECONDS_PER_MINUTE, AmountMsat(int(paid_msat)))
 
 
 def _read_event(document: bytes | str, what: str) -> VerifiedEvent:

@@ -97,6 +97,22 @@ CREATE TABLE sealed (
     UNIQUE (side, client, job_id, tranche),
     FOREIGN KEY (side, client, job_id, tranche) REFERENCES tranche (side, client, job_id, tranche)
 );
+
+-- What the client's side paid beside jobs: routers' fees, and by hand.
+CREATE TABLE payment (
+    number INTEGER PRIMARY KEY,
+    payment_hash TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    payee TEXT NOT NULL,
+    description TEXT NOT NULL,
+    bolt11 TEXT NOT NULL,
+    amount_msat INTEGER NOT NULL,
+    opened_at_ms INTEGER NOT NULL,
+    fee_msat INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    preimage BLOB
+);
+CREATE INDEX payment_by_age ON payment (opened_at_ms, state, amount_msat, fee_msat);
 """
 
 MIGRATIONS: Final = (_FIRST, _SECOND)

@@ -11,17 +11,27 @@ import orjson
 from relaymesh.adapters.ledger_changes import Change, NextSequence, Outcome, next_value, unwritable
 from relaymesh.adapters.sql_ledger_file import LedgerFile, explain
 from relaymesh.adapters.sql_ledger_rows import (
+    GET_PAYMENTS,
     GET_SEALED,
     GET_TRANCHES,
     PUT_EVIDENCE,
     PUT_JOB,
+    PUT_PAYMENT,
     PUT_SEALED,
     PUT_TRANCHE,
     RecordRows,
 )
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, TrancheRecord
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    LedgerRecord,
+    PaymentRecord,
+    SealedRecord,
+    TrancheRecord,
+)
 from relaymesh.ports.ledger_rules import (
+    check_stays_paid,
     check_stays_sealed,
     check_stays_terminal,
     missing_job,
@@ -32,6 +42,7 @@ from relaymesh.ports.ledger_rules import (
 ERASE_AFTER_SECONDS: Final = 1.0
 _BUSY_MILLISECONDS: Final = 5_000
 _GET_ONE_SEALED: Final = GET_SEALED + " WHERE side = ? AND client = ? AND job_id = ? AND tranche = ?"
+_GET_ONE_PAYMENT: Final = GET_PAYMENTS + " WHERE payment_hash = ?"
 _UNWRITABLE: Final = (
     UnicodeEncodeError,
     orjson.JSONEncodeError,
@@ -133,6 +144,10 @@ class LedgerWriter:
                 self._put_tranche(record)
             case SealedRecord():
                 self._put_sealed(record)
+            case PaymentRecord():
+                row = self._connection.execute(_GET_ONE_PAYMENT, (record.payment_hash,)).fetchone()
+                check_stays_paid(None if row is None else self._rows.read_payment(row[1:]), record)
+                self._connection.execute(PUT_PAYMENT, self._rows.of_payment(record))
             case EvidenceRecord(side=side, event=event, plaintext=plaintext):
                 if not plaintext:
                     self._note_erasure("SELECT plaintext FROM evidence WHERE side = ? AND event_id = ?", side, event.id)

@@ -109,7 +109,8 @@ def migrate(
             if "copied_to" in report:
                 print(
                     f"        copied to {report['copied_to']}: {report['jobs']} jobs, {report['tranches']} tranches, "
-                    f"{report['sealed']} of them sealed, {report['evidence']} pieces of evidence, "
+                    f"{report['sealed']} of them sealed, {report['payments']} other payments, "
+                    f"{report['evidence']} pieces of evidence, "
                     f"SHA-256 {report['sha256'][:16]}… of both"
                 )
         if not moved:
@@ -147,7 +148,8 @@ async def _check_ledger(role: Role, config: Path | None, open_ms: int) -> dict[s
         jobs = await ledger.find_jobs(ALL_JOBS)
         evidence = await ledger.find_evidence()
         sealed = await ledger.find_sealed()
-    rules = audit(jobs, sealed, now_ms=system_clock().unix_ms, open_ms=open_ms)
+        payments = await ledger.find_payments()
+    rules = audit(jobs, sealed, payments, now_ms=system_clock().unix_ms, open_ms=open_ms)
     return {
         "side": role,
         "jobs": len(jobs),

@@ -66,6 +66,7 @@ async def _copy(source: SqlLedger | PostgresLedger, target: PostgresLedger) -> d
         "jobs": kinds.count("JobRecord"),
         "tranches": kinds.count("TrancheRecord"),
         "sealed": kinds.count("SealedRecord"),
+        "payments": kinds.count("PaymentRecord"),
         "evidence": kinds.count("EvidenceRecord"),
         "sequences": len(sequences),
         "sha256": digest(copied),
@@ -73,9 +74,10 @@ async def _copy(source: SqlLedger | PostgresLedger, target: PostgresLedger) -> d
 
 
 async def _read_all(ledger: Ledger) -> list[LedgerRecord]:
-    """Every record, jobs oldest first with their tranches, then what was sealed and the evidence in their order."""
+    """Every record, jobs oldest first with their tranches, then what was sealed, paid beside them and signed."""
     jobs = await ledger.find_jobs(ALL_JOBS)
-    return [*records_of(reversed(jobs)), *await ledger.find_sealed(), *await ledger.find_evidence()]
+    sealed, payments = await ledger.find_sealed(), await ledger.find_payments()
+    return [*records_of(reversed(jobs)), *sealed, *payments, *await ledger.find_evidence()]
 
 
 def _is_same(server: Server, other: Server) -> bool:

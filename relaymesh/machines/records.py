@@ -140,7 +140,34 @@ class SealedRecord:
     leaves: tuple[bytes, ...] = field(default=(), repr=False)
 
 
-LedgerRecord = JobRecord | TrancheRecord | SealedRecord | EvidenceRecord
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    """A payment of the client's side that is no tranche of a job: a router's fee, or one made by hand.
+
+    Args:
+        payment_hash: The key of the row, 64 lowercase hex characters.
+        state: `paying`, `unknown`, `paid` or `failed`; what failed may be paid again.
+        payee: The Lightning node that is paid (33 bytes, hex).
+        description: What the invoice says it is for.
+        fee_msat: What routing cost on top.
+        opened_at_ms: When it was decided upon.
+        reason: Why it failed or is unknown, for a person; empty otherwise.
+        preimage: Sensitive; the proof of payment once paid.
+    """
+
+    payment_hash: str
+    state: TrancheState
+    payee: str
+    description: str
+    bolt11: str
+    amount_msat: AmountMsat
+    opened_at_ms: int
+    fee_msat: AmountMsat = AmountMsat(0)
+    reason: str = ""
+    preimage: bytes | None = field(default=None, repr=False)
+
+
+LedgerRecord = JobRecord | TrancheRecord | SealedRecord | EvidenceRecord | PaymentRecord
 
 
 @dataclass(frozen=True, slots=True)

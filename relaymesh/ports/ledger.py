@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, Side, TrancheRecord
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    LedgerRecord,
+    PaymentRecord,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+)
 from relaymesh.nostr.event import PublicKey
 from relaymesh.units import AmountMsat, Timestamp
 
@@ -34,17 +42,30 @@ class JobQuery:
     limit: int = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class PaidMinute:
+    """What was paid in a minute of Unix time, or may have been; `begins_at_ms` is its first millisecond."""
+
+    begins_at_ms: int
+    paid_msat: AmountMsat
+
+
 class SpentMoney(Protocol):
     """What was spent before, for whoever limits it."""
 
-    async def paid_since(self, since_ms: int) -> AmountMsat:
-        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then.
+    async def paid_by_minute(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side has paid or may yet have paid, fees included, by the minute in which it was opened.
 
-        These are the tranches in the states `paying`, `unknown`, `paid` and `released`.
+        That are the tranches in the states `paying`, `unknown`, `paid` and `released`, and the payments beside jobs in
+        the same. Minutes in which nothing was paid are left out, the oldest come first.
 
         Args:
-            since_ms: Unix time in milliseconds; what was opened in that very millisecond counts.
+            since_ms: Unix time in milliseconds; what was opened before is left out, also of the minute it lies in.
         """
+        ...
+
+    async def find_payments(self) -> tuple[PaymentRecord, ...]:
+        """The payments that are no tranches of jobs, in the order in which they were first written."""
         ...
 
 
@@ -72,7 +93,7 @@ class Ledger(SpentMoney, SealedDeliveries, Protocol):
         comes after its job or in the same write, since nobody would find it without. A terminal tranche never changes
         again, nor does a payment hash serve two tranches of the client's side. What a sealed tranche was delivered as
         is keyed as the tranche is and comes after it or in the same write; its commitment never changes, and its leaves
-        only once, when they are erased.
+        only once, when they are erased. A payment beside jobs is keyed by its hash, and once paid it never changes.
 
         Raises:
             LedgerError: The records could not be made durable, or break one of these rules; none of them was written.

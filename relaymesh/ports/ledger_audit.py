@@ -16,6 +16,7 @@ from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.records import (
     TERMINAL_TRANCHE_STATES,
     LedgerRecord,
+    PaymentRecord,
     SealedRecord,
     Side,
     TrancheRecord,
@@ -56,13 +57,19 @@ class Invariant:
 
 
 def audit(
-    jobs: Sequence[LedgerJob], sealed: Sequence[SealedRecord], *, now_ms: int, open_ms: int
+    jobs: Sequence[LedgerJob],
+    sealed: Sequence[SealedRecord],
+    payments: Sequence[PaymentRecord],
+    *,
+    now_ms: int,
+    open_ms: int,
 ) -> tuple[Invariant, ...]:
     """Everything that must be true of these jobs, which are all that a ledger has.
 
     Args:
         jobs: With their tranches.
         sealed: What was delivered sealed, all of it.
+        payments: What was paid beside jobs, all of it.
         now_ms: The time, in milliseconds.
         open_ms: How old a job may be and still have something open.
     """
@@ -74,6 +81,7 @@ def audit(
         _preimages(jobs),
         _proofs(jobs),
         _deliveries(jobs, sealed),
+        _payments(payments),
         _open_rows(jobs, now_ms, open_ms),
     )
 
@@ -234,6 +242,28 @@ def _deliveries(jobs: Sequence[LedgerJob], sealed: Sequence[SealedRecord]) -> In
             if (complaint := _find_complaint(tranche, each)) is not None
         ),
     )
+
+
+def _payments(payments: Sequence[PaymentRecord]) -> Invariant:
+    paid = [each for each in payments if each.state in PAID_STATES]
+    return Invariant(
+        "what was paid beside jobs is proved by its preimage, and nothing else has one",
+        (
+            ("payments", len(paid)),
+            ("amount_msat", sum(each.amount_msat for each in paid)),
+            ("fee_msat", sum(each.fee_msat for each in paid)),
+        ),
+        tuple(
+            f"payment {each.payment_hash[:_SHOWN_CHARACTERS]} is {each.state.value} and has "
+            + ("no preimage" if each.preimage is None else "a preimage that it must not have")
+            for each in payments
+            if (each.state in PAID_STATES) != _is_proved(each) or (each.preimage is not None and not _is_proved(each))
+        ),
+    )
+
+
+def _is_proved(payment: PaymentRecord) -> bool:
+    return payment.preimage is not None and hashlib.sha256(payment.preimage).hexdigest() == payment.payment_hash
 
 
 def _find_complaint(tranche: TrancheRecord, sealed: SealedRecord | None) -> str | None:

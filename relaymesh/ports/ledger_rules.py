@@ -9,6 +9,7 @@ from relaymesh.errors import LedgerError
 from relaymesh.machines.records import (
     TERMINAL_TRANCHE_STATES,
     JobState,
+    PaymentRecord,
     SealedRecord,
     TrancheRecord,
     TrancheState,
@@ -18,7 +19,7 @@ from relaymesh.ports.ledger import LedgerJob
 UNRESOLVED_JOB_STATES: Final = frozenset({JobState.OPEN, JobState.UNKNOWN})
 UNRESOLVED_TRANCHE_STATES: Final = frozenset(TrancheState) - TERMINAL_TRANCHE_STATES
 SPENT_STATES: Final = frozenset({TrancheState.PAYING, TrancheState.UNKNOWN, TrancheState.PAID, TrancheState.RELEASED})
-"""Where a tranche of the client's side has cost money, or may have."""
+"""Where a tranche or another payment of the client's side has cost money, or may have."""
 
 _SHOWN_CHARACTERS: Final = 16
 
@@ -52,6 +53,18 @@ def check_stays_sealed(stored: SealedRecord | None, record: SealedRecord) -> Non
         raise LedgerError(f"{_name(record)} is committed to in the ledger and must never be sealed again")
     if record.leaves not in ((), stored.leaves):
         raise LedgerError(f"{_name(record)} has its leaves in the ledger, which may be erased and never change")
+
+
+def check_stays_paid(stored: PaymentRecord | None, record: PaymentRecord) -> None:
+    """A payment beside jobs never changes once it is paid.
+
+    Raises:
+        LedgerError: `stored` is paid and `record` differs from it.
+    """
+    if stored is not None and stored.state is TrancheState.PAID and stored != record:
+        raise LedgerError(
+            f"payment {record.payment_hash[:_SHOWN_CHARACTERS]} is paid in the ledger and must never change again"
+        )
 
 
 def missing_tranche(record: SealedRecord) -> LedgerError:

@@ -8,10 +8,19 @@ from collections import ChainMap
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, SealedRecord, Side, TrancheRecord
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    LedgerRecord,
+    PaymentRecord,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+)
 from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.ports.ledger import LedgerJob
 from relaymesh.ports.ledger_rules import (
+    check_stays_paid,
     check_stays_sealed,
     check_stays_terminal,
     missing_job,
@@ -32,6 +41,7 @@ class LedgerTables:
     evidence: MutableMapping[EvidenceKey, EvidenceRecord] = field(default_factory=dict)
     payers: MutableMapping[str, TrancheKey] = field(default_factory=dict)
     sealed: MutableMapping[TrancheKey, SealedRecord] = field(default_factory=dict)
+    payments: MutableMapping[str, PaymentRecord] = field(default_factory=dict)
 
     def write(self, records: tuple[LedgerRecord, ...]) -> None:
         """Insert or replace these records, all or none of them.
@@ -45,6 +55,7 @@ class LedgerTables:
             ChainMap(changes.evidence, self.evidence),
             ChainMap(changes.payers, self.payers),
             ChainMap(changes.sealed, self.sealed),
+            ChainMap(changes.payments, self.payments),
         )
         for record in records:
             staged.put(record)
@@ -52,6 +63,7 @@ class LedgerTables:
         self.evidence.update(changes.evidence)
         self.payers.update(changes.payers)
         self.sealed.update(changes.sealed)
+        self.payments.update(changes.payments)
 
     def put(self, record: LedgerRecord) -> None:
         """Insert or replace one record; LedgerError if that breaks a rule."""
@@ -63,6 +75,9 @@ class LedgerTables:
                 self._put_tranche(record)
             case SealedRecord():
                 self._put_sealed(record)
+            case PaymentRecord(payment_hash=payment_hash):
+                check_stays_paid(self.payments.get(payment_hash), record)
+                self.payments[payment_hash] = record
             case EvidenceRecord(side=side, event=event):
                 first = self.evidence.get((side, event.id), record)
                 self.evidence[side, event.id] = replace(first, plaintext=record.plaintext)

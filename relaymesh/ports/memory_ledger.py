@@ -3,14 +3,16 @@
 It forgets with its process; whatever opens it again is given the same object.
 """
 
+from collections import Counter
+
 import anyio.lowlevel
 
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord, SealedRecord, Side
+from relaymesh.machines.records import EvidenceRecord, LedgerRecord, PaymentRecord, SealedRecord, Side, TrancheRecord
 from relaymesh.nostr.event import PublicKey
-from relaymesh.ports.ledger import JobQuery, LedgerJob
+from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
 from relaymesh.ports.ledger_rules import SPENT_STATES, is_unresolved
 from relaymesh.ports.ledger_tables import LedgerTables
-from relaymesh.units import AmountMsat, Timestamp
+from relaymesh.units import MILLISECONDS_PER_MINUTE, AmountMsat, Timestamp
 
 
 class MemoryLedger:
@@ -58,18 +60,24 @@ class MemoryLedger:
         ]
         return tuple(found if job_id is None else sorted(found, key=lambda record: record.tranche))
 
-    async def paid_since(self, since_ms: int) -> AmountMsat:
-        """What the client's side has paid or may yet have paid, fees included, in tranches opened since then."""
+    async def paid_by_minute(self, since_ms: int) -> tuple[PaidMinute, ...]:
+        """What the client's side has paid or may yet have paid, fees included, by the minute in which it was opened."""
         await anyio.lowlevel.checkpoint()
-        return AmountMsat(
-            sum(
-                tranche.amount_msat + tranche.fee_msat
-                for job in self._tables.jobs.values()
-                if job.job.side == "client"
-                for tranche in job.tranches
-                if tranche.state in SPENT_STATES and tranche.opened_at_ms >= since_ms
-            )
+        paid: list[TrancheRecord | PaymentRecord] = [*self._tables.payments.values()]
+        for job in self._tables.jobs.values():
+            paid += job.tranches if job.job.side == "client" else ()
+        minutes: Counter[int] = Counter()
+        for each in paid:
+            if each.state in SPENT_STATES and each.opened_at_ms >= since_ms:
+                minutes[each.opened_at_ms // MILLISECONDS_PER_MINUTE] += each.amount_msat + each.fee_msat
+        return tuple(
+            PaidMinute(minute * MILLISECONDS_PER_MINUTE, AmountMsat(minutes[minute])) for minute in sorted(minutes)
         )
+
+    async def find_payments(self) -> tuple[PaymentRecord, ...]:
+        """The payments that are no tranches of jobs, in the order in which they were first written."""
+        await anyio.lowlevel.checkpoint()
+        return tuple(self._tables.payments.values())
 
     async def next_sequence(self, scope: str, now: Timestamp) -> int:
         """max(last + 1, `now`) for this scope."""

@@ -25,6 +25,7 @@ from tests.conformance.ledger.records import (
     job_id,
     make_evidence,
     make_job,
+    make_payment,
     make_sealed,
     make_tranche,
 )
@@ -71,7 +72,14 @@ SEALED = st.builds(
 EVIDENCE = st.builds(
     make_evidence, NUMBERS, side=SIDES, content=st.sampled_from(["{}", "[]"]), plaintext=st.text(max_size=3)
 )
-WRITES = st.lists(st.one_of(JOBS, TRANCHES, SEALED, EVIDENCE), max_size=4).map(tuple)
+PAYMENTS = st.builds(
+    make_payment,
+    NUMBERS,
+    state=st.sampled_from([TrancheState.PAYING, TrancheState.UNKNOWN, TrancheState.PAID, TrancheState.FAILED]),
+    opened_at_ms=st.integers(0, 3),
+    preimage=st.sampled_from([None, PREIMAGE]),
+)
+WRITES = st.lists(st.one_of(JOBS, TRANCHES, SEALED, PAYMENTS, EVIDENCE), max_size=4).map(tuple)
 QUERIES = st.builds(
     JobQuery,
     side=st.none() | SIDES,
@@ -161,8 +169,8 @@ class LedgersAgree(RuleBasedStateMachine):
 
     @rule(since_ms=st.integers(0, 4))
     def sum_what_was_spent(self, since_ms: int) -> None:
-        expected = self._portal.call(self._model.paid_since, since_ms)
-        assert self._portal.call(self._ledger.paid_since, since_ms) == expected
+        expected = self._portal.call(self._model.paid_by_minute, since_ms)
+        assert self._portal.call(self._ledger.paid_by_minute, since_ms) == expected
 
     @rule()
     def restart(self) -> None:
@@ -175,6 +183,8 @@ class LedgersAgree(RuleBasedStateMachine):
         assert self._portal.call(self._ledger.find_jobs, JobQuery()) == expected
         sealed = self._portal.call(self._model.find_sealed)
         assert self._portal.call(self._ledger.find_sealed) == sealed
+        payments = self._portal.call(self._model.find_payments)
+        assert self._portal.call(self._ledger.find_payments) == payments
 
 
 # Each example makes a ledger on the disk: a tenth of the profile's examples, of many steps each, and none of them

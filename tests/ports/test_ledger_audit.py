@@ -9,6 +9,7 @@ from relaymesh.machines.records import (
     TERMINAL_TRANCHE_STATES,
     JobRecord,
     JobState,
+    PaymentRecord,
     SealedRecord,
     Side,
     Store,
@@ -28,6 +29,7 @@ from tests.conformance.ledger.records import (
     job_id,
     make_evidence,
     make_job,
+    make_payment,
     make_sealed,
     make_tranche,
 )
@@ -53,10 +55,15 @@ def sold(number: int = 1, **changes: object) -> LedgerJob:
     )
 
 
-def check(*jobs: LedgerJob, sealed: tuple[SealedRecord, ...] = (), after_ms: int = HOUR_MS) -> tuple[Invariant, ...]:
+def check(
+    *jobs: LedgerJob,
+    sealed: tuple[SealedRecord, ...] = (),
+    payments: tuple[PaymentRecord, ...] = (),
+    after_ms: int = HOUR_MS,
+) -> tuple[Invariant, ...]:
     """The audit, so long after the first of the jobs began."""
     now_ms = max(job.job.created_at_ms for job in jobs) + after_ms if jobs else 0
-    return audit(jobs, sealed, now_ms=now_ms, open_ms=HOUR_MS)
+    return audit(jobs, sealed, payments, now_ms=now_ms, open_ms=HOUR_MS)
 
 
 def broken(
@@ -327,3 +334,18 @@ def test_a_job_that_draws_more_than_its_limit_is_found() -> None:
     jobs = session(900, rest=100)
     drew = replace(jobs[0], job=replace(jobs[0].job, maximum_msat=AmountMsat(899)))
     assert "has 900 msat charged, paid or on the way, of 899 at most" in str(broken(drew, jobs[1]))
+
+
+# ── payments beside jobs ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("state", [TrancheState.PAYING, TrancheState.UNKNOWN, TrancheState.PAID, TrancheState.FAILED])
+def test_a_payment_beside_jobs_has_its_preimage_once_it_is_paid_and_not_before(state: TrancheState) -> None:
+    def says(**changes: object) -> list[str]:
+        payment = make_payment(1, state=state, payment_hash=HASH, **changes)
+        return [said for rule in check(payments=(payment,)) for said in rule.broken]
+
+    is_paid = state is TrancheState.PAID
+    assert bool(says()) == is_paid
+    assert bool(says(preimage=PREIMAGE)) != is_paid
+    assert says(preimage=b"\x00" * 32)

@@ -9,9 +9,11 @@ from typing import Final
 from relaymesh.machines.records import LedgerRecord, TrancheRecord, TrancheState
 from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
 from tests.conformance.ledger.records import PREIMAGE, make_evidence, make_job, make_sealed, make_tranche
+from tests.conformance.ledger.sealed_rules import sum_paid
 
 UNDO: Final = (
     "DROP TABLE sealed",
+    "DROP TABLE payment",
     "DROP INDEX tranche_spent",
     "ALTER TABLE tranche DROP COLUMN opened_at_ms",
     "DELETE FROM schema_version WHERE version > 1",
@@ -37,7 +39,7 @@ async def check_is_up_to_date(ledger: Ledger) -> None:
     assert await ledger.find_jobs(JobQuery()) == (LedgerJob(JOBS[1], second), LedgerJob(JOBS[0], first))
     assert await ledger.find_evidence() == (RECORDS[-1],)
     assert await ledger.find_sealed() == ()
-    assert await ledger.paid_since(JOBS[0].created_at_ms) == 2_000
-    assert await ledger.paid_since(JOBS[0].created_at_ms + 1) == 0
+    assert await sum_paid(ledger, JOBS[0].created_at_ms) == 2_000
+    assert await sum_paid(ledger, JOBS[0].created_at_ms + 1) == 0
     await ledger.write((make_sealed(1, 1), first[0]))
     assert await ledger.find_sealed() == (make_sealed(1, 1),)

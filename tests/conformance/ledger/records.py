@@ -6,6 +6,7 @@ from relaymesh.machines.records import (
     EvidenceRecord,
     JobRecord,
     JobState,
+    PaymentRecord,
     SealedRecord,
     Side,
     TrancheRecord,
@@ -91,3 +92,17 @@ def make_sealed(
     tags = (("t", "relaymesh"), ("p", client), ("job", job_id(number)), ("tranche", str(tranche)))
     unsigned = UnsignedEvent(NODE.public_key, Timestamp(1_790_000_000), Kind.SEALED_COMMITMENT, tags, content)
     return SealedRecord(side, client, job_id(number), tranche, NODE.sign(unsigned), leaves)
+
+
+def make_payment(number: int = 1, **changes: object) -> PaymentRecord:
+    """A payment beside jobs, that is on its way; no preimage."""
+    record = PaymentRecord(
+        payment_hash=f"{number:064x}",
+        state=TrancheState.PAYING,
+        payee="02" + "0e" * 32,
+        description="a ranking",
+        bolt11=f"lnbcrt{number}p",
+        amount_msat=AmountMsat(2_000),
+        opened_at_ms=1_790_000_000_000 + number,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]  # field names are the caller's

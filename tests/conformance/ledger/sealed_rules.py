@@ -11,9 +11,28 @@ from relaymesh.machines.records import LedgerRecord, TrancheState
 from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
 from relaymesh.ports.ledger_rules import SPENT_STATES
 from relaymesh.units import AmountMsat
-from tests.conformance.ledger.records import CLIENT, OTHER_CLIENT, job_id, make_job, make_sealed, make_tranche
+from tests.conformance.ledger.records import (
+    CLIENT,
+    OTHER_CLIENT,
+    PREIMAGE,
+    job_id,
+    make_job,
+    make_payment,
+    make_sealed,
+    make_tranche,
+)
 
 Opener = Callable[[], AbstractAsyncContextManager[Ledger]]
+
+
+async def sum_paid(ledger: Ledger, since_ms: int) -> int:
+    """All that was paid since then, or may have been."""
+    return sum(paid_msat for _, paid_msat in await by_minute(ledger, since_ms))
+
+
+async def by_minute(ledger: Ledger, since_ms: int) -> list[tuple[int, int]]:
+    """When minutes began in which something was paid, and how much it was."""
+    return [(minute.begins_at_ms, minute.paid_msat) for minute in await ledger.paid_by_minute(since_ms)]
 
 
 async def check_not_sealed(ledger: Ledger, *records: LedgerRecord) -> str:
@@ -117,14 +136,14 @@ async def when_a_tranche_was_opened_comes_back_as_it_was_written(opener: Opener)
 
 async def what_was_spent_counts_amounts_and_fees_from_a_time_on(opener: Opener) -> None:
     async with opener() as ledger:
-        assert await ledger.paid_since(0) == 0
+        assert await sum_paid(ledger, 0) == 0
         for number, state in enumerate(TrancheState):
             paid = make_tranche(number, state=state, opened_at_ms=1_000 + number, fee_msat=AmountMsat(7))
             node = make_tranche(number, side="node", state=state, opened_at_ms=1_000 + number)
             await ledger.write((make_job(number), make_job(number, side="node"), paid, node))
         spent = [1_000 + number for number, state in enumerate(TrancheState) if state in SPENT_STATES]
         for since in (0, 1_000, *spent, *(when + 1 for when in spent), 10_000):
-            assert await ledger.paid_since(since) == 1_007 * sum(when >= since for when in spent)
+            assert await sum_paid(ledger, since) == 1_007 * sum(when >= since for when in spent)
 
 
 async def what_was_spent_is_as_large_as_amounts_can_be(opener: Opener) -> None:
@@ -134,9 +153,58 @@ async def what_was_spent_is_as_large_as_amounts_can_be(opener: Opener) -> None:
             for number in range(5)
         ]
         await ledger.write((make_job(), *tranches))
-        assert await ledger.paid_since(0) == 5 * (2**53 - 1)
+        assert await sum_paid(ledger, 0) == 5 * (2**53 - 1)
         await ledger.write((replace(tranches[0], state=TrancheState.FAILED),))
-        assert await ledger.paid_since(0) == 4 * (2**53 - 1)
+        assert await sum_paid(ledger, 0) == 4 * (2**53 - 1)
+
+
+async def what_was_spent_is_told_by_the_minute_in_which_it_was_decided(opener: Opener) -> None:
+    async with opener() as ledger:
+        await ledger.write((make_job(),))
+        for number, opened_at_ms in enumerate((60_000, 119_999, 120_000, 59_999, 300_000)):
+            state = TrancheState.PAID
+            await ledger.write((make_tranche(tranche=number, state=state, opened_at_ms=opened_at_ms),))
+        await ledger.write((make_payment(1, opened_at_ms=61_000, fee_msat=AmountMsat(5)),))
+        minutes = [(0, 1_000), (60_000, 4_005), (120_000, 1_000), (300_000, 1_000)]
+        assert await by_minute(ledger, 0) == minutes
+        assert await by_minute(ledger, 61_000) == [(60_000, 3_005), *minutes[2:]]
+        assert await by_minute(ledger, 300_001) == []
+
+
+async def payments_beside_jobs_come_back_as_they_were_written(opener: Opener) -> None:
+    first = make_payment(
+        1, state=TrancheState.UNKNOWN, reason="no answer: später ☕", description="a ranking \x00", preimage=PREIMAGE
+    )
+    second = make_payment(2, state=TrancheState.PAYING)
+    async with opener() as ledger:
+        assert await ledger.find_payments() == ()
+        await ledger.write((first,))
+        await ledger.write((second,))
+        paid = replace(first, state=TrancheState.PAID, fee_msat=AmountMsat(3), reason="", description="a ranking")
+        await ledger.write((paid,))
+        assert await ledger.find_payments() == (paid, second)
+        assert await ledger.find_jobs(JobQuery()) == ()
+    async with opener() as ledger:
+        assert await ledger.find_payments() == (paid, second)
+
+
+async def a_payment_that_is_paid_never_changes(opener: Opener) -> None:
+    paid = make_payment(1, state=TrancheState.PAID, preimage=PREIMAGE)
+    async with opener() as ledger:
+        await ledger.write((make_payment(1, state=TrancheState.FAILED),))
+        await ledger.write((make_payment(1, state=TrancheState.PAYING),))
+        await ledger.write((paid, paid))
+        for changed in (replace(paid, state=TrancheState.FAILED), replace(paid, amount_msat=AmountMsat(1))):
+            with pytest.raises(LedgerError, match="must never change again"):
+                await ledger.write((make_payment(2), changed))
+        assert await ledger.find_payments() == (paid,)
+
+
+async def all_payments_are_found_however_many_there_are(opener: Opener) -> None:
+    payments = tuple(make_payment(number) for number in range(600, 0, -1))
+    async with opener() as ledger:
+        await ledger.write(payments)
+        assert await ledger.find_payments() == payments
 
 
 SEALED_RULES: tuple[Callable[[Opener], Awaitable[None]], ...] = (
@@ -150,4 +218,8 @@ SEALED_RULES: tuple[Callable[[Opener], Awaitable[None]], ...] = (
     when_a_tranche_was_opened_comes_back_as_it_was_written,
     what_was_spent_counts_amounts_and_fees_from_a_time_on,
     what_was_spent_is_as_large_as_amounts_can_be,
+    what_was_spent_is_told_by_the_minute_in_which_it_was_decided,
+    payments_beside_jobs_come_back_as_they_were_written,
+    a_payment_that_is_paid_never_changes,
+    all_payments_are_found_however_many_there_are,
 )
