@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.guaranteeing import Guarantor
 from relaymesh.machines.machine import earliest
 from relaymesh.machines.opening_events import Mine, Mined, OpeningEffect, Publish, RelayAnswered
 from relaymesh.machines.routed_call import RoutedCall
@@ -47,6 +48,7 @@ class Asking:
         entropy: For salts and nonces.
         effects: Where what is to be done is added.
         routed: The routers that open requests go to; None lets them go to everybody.
+        guarantor: Who vouches for the session key where `postpay` is asked for.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Asking:
         entropy: Entropy,
         effects: list[OpeningEffect],
         routed: RoutedCall | None = None,
+        guarantor: Guarantor | None = None,
     ) -> None:
         self._signer, self._relay_urls, self._entropy, self._effects = signer, relay_urls, entropy, effects
-        self.routed = routed
+        self.routed, self._guarantor = routed, guarantor
         self._limiting: set[str] = set()
         self._requests: list[Asked] = []
 
@@ -69,7 +72,10 @@ class Asking:
 
     def ask(self, message: MarketMessage, choice: Choice, answers: EventId | None, now: Moment) -> None:
         """Ask one node something, sealed to it, with the work that its offer wants."""
-        draft = self._seal(message, choice.candidate.offer.node, answers, now)
+        node = choice.candidate.offer.node
+        if self._guarantor is not None:
+            message = self._guarantor.attach(message, node, now)
+        draft = self._seal(message, node, answers, now)
         self._begin(Asked(choice, draft=draft), draft, choice.candidate.offer.offer.pow_bits, now)
 
     def call(self, request: OpenRequest, bits: int, now: Moment) -> None:

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.asking import Asking
 from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.guaranteeing import Guarantor
 from relaymesh.machines.machine import TransitionTable, earliest
 from relaymesh.machines.opening_events import (
     EventArrived,
@@ -98,6 +99,7 @@ class Opening:
         way: How to ask.
         standings: What is known about the nodes, for the choice among their quotes.
         routing: Whom to ask when the way is `routed`.
+        guarantor: Who vouches for the session key where `postpay` is asked for.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Opening:
         way: Way = "directed",
         standings: Standings = NOBODY_KNOWN,
         routing: RoutingRequest | None = None,
+        guarantor: Guarantor | None = None,
     ) -> None:
         self.state = OPENING_TRANSITIONS.initial
         self._selection, self._signer, self._verify, self._ephemeral_key = selection, signer, verify, ephemeral_key
@@ -126,7 +129,7 @@ class Opening:
         self._decide_at: Instant | None = None
         self._effects: list[OpeningEffect] = []
         routed = RoutedCall(routing) if way == "routed" and routing is not None else None
-        self._asking = Asking(signer, relay_urls, entropy, self._effects, routed)
+        self._asking = Asking(signer, relay_urls, entropy, self._effects, routed, guarantor)
 
     def start(self, now: Moment) -> None:
         """Ask for quotes, call for bids, or ask the best node for a session at its posted price."""

@@ -9,7 +9,7 @@ at all, and one quote is all that its proof of work buys, however often and on w
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from relaymesh.errors import LocalProtocolError, RemoteProtocolError
 from relaymesh.machines.entropy import Entropy
@@ -23,12 +23,14 @@ from relaymesh.machines.reception_events import (
 )
 from relaymesh.machines.reception_memory import Allowance, ReceptionMemory
 from relaymesh.market.admission import NodeLoad, admit_quote_request, refuse_for_load
+from relaymesh.market.unpaid_work import Trust, UnpaidWork
 from relaymesh.nostr.event import EventId, PublicKey, Signer, VerifiedEvent, parse_event
 from relaymesh.nostr.kinds import Kind
 from relaymesh.nostr.proof_of_work import has_proof_of_work
 from relaymesh.protocol.codec import MarketMessage, SignedOffer, is_timely, open_message, seal_message
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.evidence import Verifier
+from relaymesh.protocol.guarantee import SignedGuarantee, parse_guarantee
 from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
 from relaymesh.protocol.open_request import is_open_request, read_open_request
 from relaymesh.protocol.quote import ForwardedRequest, Quote, QuoteRequest, RefusalMessage, RequestedJob
@@ -47,6 +49,7 @@ class _Admitted:
     term: int
     quote_event: VerifiedEvent
     quote: Quote
+    guarantee: SignedGuarantee | None
     is_posted: bool = False
 
 
@@ -58,6 +61,7 @@ class Reception:
         verify: Checks the quote that a session request brings back, and the request that a router passes on.
         is_curve_point: Checks the client's ephemeral key.
         entropy: For salts and nonces.
+        unpaid: What the node has at stake: terms that would put more at stake are not quoted.
     """
 
     def __init__(
@@ -68,11 +72,13 @@ class Reception:
         verify: Verifier,
         is_curve_point: Callable[[PublicKey], bool],
         entropy: Entropy,
+        unpaid: UnpaidWork | None = None,
     ) -> None:
         if settings.quote_validity_ms > REMEMBERED_MS:
             raise LocalProtocolError(f"a quote may stand for at most {REMEMBERED_MS} ms")
         self._settings, self._signer, self._entropy = settings, signer, entropy
         self._verify, self._is_curve_point = verify, is_curve_point
+        self._unpaid = unpaid or UnpaidWork()
         self._offers: dict[EventId, SignedOffer] = {}
         self._load = NodeLoad(free=0, queue=0, draining=False)
         self._crowded: frozenset[PublicKey] = frozenset()
@@ -155,7 +161,7 @@ class Reception:
             return
         if self._memory.count_asked(event.public_key) >= self._settings.requests_per_key:
             return
-        answer = self._quote(request, event.id, now)
+        answer = self._quote(request, event, None, now)
         if isinstance(answer, Quote):
             self._reply(event, answer, _each_once(arrived.relay_url, *request.relays), now)
         else:
@@ -180,7 +186,7 @@ class Reception:
             return None
         relay_urls = _each_once(arrived.relay_url, *request.relays)
         refusal = self._refuse_for_key(inner.public_key)
-        self._reply(inner, refusal or self._quote(request, inner.id, now), relay_urls, now)
+        self._reply(inner, refusal or self._quote(request, inner, None, now), relay_urls, now)
         self._memory.remember(arrived.event.id, None, self._memory.recall(inner.id), now)
         return None
 
@@ -209,7 +215,8 @@ class Reception:
             case PostedRequest() if event.kind == Kind.SESSION_REQUEST:
                 return self._admit_posted(event, request, now)
             case QuoteRequest() if event.kind == Kind.QUOTE_REQUEST:
-                return self._quote(request, event.id, now)
+                guarantee = self._read_guarantee(request.guarantee, event.public_key, now)
+                return guarantee if isinstance(guarantee, Refusal) else self._quote(request, event, guarantee, now)
             case SessionRequest() if event.kind == Kind.SESSION_REQUEST:
                 return self._admit_session(event.public_key, request, now)
             case Refusal():
@@ -217,12 +224,28 @@ class Reception:
             case _:
                 return refuse(RefusalCode.INVALID_MESSAGE, "expected a quote request or a session request")
 
-    def _quote(self, request: RequestedJob, request_id: EventId, now: Moment) -> Quote | Refusal:
+    def _read_guarantee(
+        self, fields: dict[str, Any] | None, client: PublicKey, now: Moment
+    ) -> SignedGuarantee | Refusal | None:
+        """Who vouches for this session key; None if nobody does (RM-03, "Postpay")."""
+        if fields is None:
+            return None
+        try:
+            guarantee = parse_guarantee(fields, self._verify)
+        except RemoteProtocolError as error:
+            return refuse(RefusalCode.INVALID_MESSAGE, f"the guarantee is not valid: {error}")
+        objection = guarantee.find_objection(node=self._signer.public_key, client=client, now=now.timestamp)
+        return guarantee if objection is None else refuse(RefusalCode.PAYMENT_REQUIRED, objection)
+
+    def _quote(
+        self, request: RequestedJob, event: VerifiedEvent, guarantee: SignedGuarantee | None, now: Moment
+    ) -> Quote | Refusal:
         return admit_quote_request(
             request,
             self._offers,
             self._load,
-            request_id=request_id,
+            trust=self._trust(event.public_key, guarantee),
+            request_id=event.id,
             now_ms=now.unix_ms,
             validity_ms=self._settings.quote_validity_ms,
             eta_ms=self._settings.eta_ms,
@@ -239,21 +262,31 @@ class Reception:
             return refuse(RefusalCode.INVALID_MESSAGE, "the quote brought back is not one we gave to this key")
         refusal = self._refuse_client(client, request.ephemeral_key)
         refusal = refusal or self._refuse_session(quote_event.id, quote, request, now)
-        return refusal or _Admitted(PublicKey(request.ephemeral_key), request.term, quote_event, quote)
+        guarantee = refusal or self._read_guarantee(request.guarantee, client, now)
+        if isinstance(guarantee, Refusal):
+            return guarantee
+        term = quote.settlement[request.term]
+        refusal = self._trust(client, guarantee).refuse(term.order, term.exposure_node_msat)
+        key = PublicKey(request.ephemeral_key)
+        return refusal or _Admitted(key, request.term, quote_event, quote, guarantee)
+
+    def _trust(self, client: PublicKey, guarantee: SignedGuarantee | None) -> Trust:
+        return self._unpaid.trust(client, None if guarantee is None else guarantee.guarantor)
 
     def _admit_posted(self, event: VerifiedEvent, request: PostedRequest, now: Moment) -> Refusal | _Admitted:
         """A session at the posted price: the quote is made here, once, and travels in the accept."""
         refusal = self._refuse_client(event.public_key, request.ephemeral_key)
-        if refusal is not None:
-            return refusal
-        quote = self._quote(request, event.id, now)
+        guarantee = refusal or self._read_guarantee(request.guarantee, event.public_key, now)
+        if isinstance(guarantee, Refusal):
+            return guarantee
+        quote = self._quote(request, event, guarantee, now)
         if isinstance(quote, Refusal):
             return quote
         posted = quote.model_copy(update={"max_msat": None})
         quote_event = self._seal(posted, event, now)
         if quote_event.size > MAXIMUM_POSTED_QUOTE_BYTES:
             return refuse(RefusalCode.UNSUPPORTED_PARAMETER, "this price takes a quote of its own; ask for one")
-        return _Admitted(PublicKey(request.ephemeral_key), 0, quote_event, posted, is_posted=True)
+        return _Admitted(PublicKey(request.ephemeral_key), 0, quote_event, posted, guarantee, is_posted=True)
 
     def _refuse_client(self, client: PublicKey, ephemeral_key: str) -> Refusal | None:
         if client in self._crowded:
@@ -299,6 +332,7 @@ class Reception:
             quote=quote,
             term=quote.settlement[admitted.term],
             lightning_node_id=self._offers[quote.offer_id].offer.ln_pubkey,
+            guarantee=admitted.guarantee,
         )
         self._memory.use(admitted.quote_event.id, now)
         self._effects.append(AwaitSession(contract, admitted.ephemeral_key))

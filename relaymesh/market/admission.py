@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relaymesh.market.pricing import affordable_output_units, estimate, price_ceiling, quote_terms
+from relaymesh.market.unpaid_work import FULL_TRUST, Trust
 from relaymesh.nostr.event import EventId
 from relaymesh.protocol.codec import SignedOffer
 from relaymesh.protocol.fields import SETTLEMENT_FORMS
@@ -71,6 +72,7 @@ def admit_quote_request(
     now_ms: int,
     validity_ms: int,
     eta_ms: int,
+    trust: Trust = FULL_TRUST,
 ) -> Quote | Refusal:
     """Answer a 28770 with a binding price or with the reason for none (RM-01, "Quote").
 
@@ -79,29 +81,33 @@ def admit_quote_request(
 
     Args:
         offers: The node's current offers by the id of their event.
-        load: How busy the node is.
+        load: How busy the node is; `trust` is how much it would do for the asker before it is paid.
         request_id: The 28770 (or, at a posted price, the 28772) that is answered.
-        now_ms: Unix milliseconds.
         validity_ms: How long the quote stands; never longer than the offer it rests on.
         eta_ms: When the first output would come, from the JOB on, if the job had a place at once.
     """
     best = _best_row(request, offers, now_ms)
     if isinstance(best, Refusal):
         return best
-    if (unavailable := refuse_for_load(load)) is not None:
-        return unavailable
-    offer, row, shape = best.offer.offer, best.row, request.shape
+    terms = _narrow_terms(best.terms, trust, load)
+    if isinstance(terms, Refusal):
+        return terms
     return Quote(
         request_id=request_id,
         offer_id=best.offer.event.id,
-        offer_seq=offer.seq,
-        row=row,
-        estimated_msat=estimate(row, shape),
+        offer_seq=best.offer.offer.seq,
+        row=best.row,
+        estimated_msat=estimate(best.row, request.shape),
         max_msat=best.maximum_msat,
-        settlement=best.terms,
-        valid_until_ms=min(now_ms + validity_ms, offer.valid_until * MILLISECONDS_PER_SECOND),
+        settlement=terms,
+        valid_until_ms=min(now_ms + validity_ms, best.offer.offer.valid_until * MILLISECONDS_PER_SECOND),
         eta_in_ms=eta_ms + load.waiting_ms,
     )
+
+
+def _narrow_terms(terms: tuple[QuotedTerm, ...], trust: Trust, load: NodeLoad) -> tuple[QuotedTerm, ...] | Refusal:
+    trusted = trust.narrow(terms)
+    return trusted if isinstance(trusted, Refusal) else refuse_for_load(load) or trusted
 
 
 def admit_job(

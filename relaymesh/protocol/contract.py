@@ -6,6 +6,7 @@ from typing import Protocol
 
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.protocol.fields import JobType
+from relaymesh.protocol.guarantee import SignedGuarantee
 from relaymesh.protocol.quote import Quote, QuotedTerm
 from relaymesh.protocol.session_codec import compute_job_id
 from relaymesh.protocol.session_messages import JobId, JobMessage, SessionId
@@ -26,6 +27,7 @@ class SessionContract:
         quote: What it says.
         term: The settlement term that both sides named.
         lightning_node_id: The offer's `ln_pubkey`: who invoices must pay.
+        guarantee: Who answers for what the client leaves unpaid, where somebody does.
         quote_plaintext: What the quote's event says, as it was sealed: the client's, who may have to disclose it.
     """
 
@@ -38,6 +40,7 @@ class SessionContract:
     quote: Quote
     term: QuotedTerm
     lightning_node_id: str
+    guarantee: SignedGuarantee | None = None
     quote_plaintext: str = field(default="", repr=False, compare=False)
 
 

@@ -20,6 +20,7 @@ class SessionRequest(WireValue):
         term: Which of the quote's terms, by index.
         ephemeral_key: The client's x-only key for this session alone.
         relays: Where the client also listens for the answer.
+        guarantee: For a term of `postpay`, the complete signed 8775 of the key that vouches for the client.
     """
 
     v: Version = 1
@@ -27,6 +28,7 @@ class SessionRequest(WireValue):
     term: Annotated[int, Field(ge=0, le=7)]
     ephemeral_key: Hex32
     relays: Annotated[tuple[RelayUrl, ...], Field(max_length=MAXIMUM_REPLY_RELAYS)] = ()
+    guarantee: dict[str, Any] | None = None
 
 
 class PostedRequest(QuoteRequest):

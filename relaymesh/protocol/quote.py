@@ -103,10 +103,12 @@ class QuoteRequest(RequestedJob):
     Args:
         offer_id: The offer the buyer relies on.
         offer_seq: That offer's `seq`.
+        guarantee: Who asks for `postpay` brings the complete signed 8775 of the key that vouches for it.
     """
 
     offer_id: EventIdField
     offer_seq: Sequence
+    guarantee: dict[str, Any] | None = None
 
 
 class ForwardedRequest(WireValue):

@@ -46,6 +46,7 @@ class ClientSettings:
         way: How a session is asked for; None lets what is known about the best node decide, or `routers` if any.
         routers: Routers to ask.
         maximum_router_fee_msat: The most that one ranking may cost.
+        credit_key: The long-term key that vouches for session keys where `postpay` is asked for; None has no credit.
     """
 
     candidates: int = 3
@@ -53,6 +54,7 @@ class ClientSettings:
     way: Way | None = None
     routers: tuple[PublicKey, ...] = ()
     maximum_router_fee_msat: AmountMsat = AmountMsat(0)
+    credit_key: KeyPair | None = field(default=None, repr=False)
     opening: OpeningSettings = field(default_factory=OpeningSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
 
@@ -133,8 +135,7 @@ class Client:
             key: The client session key; None makes a fresh one, as every session should have.
             way: How to ask; None asks as the settings say.
         """
-        key = key or KeyPair.generate()
-        ephemeral = KeyPair.generate()
+        key, ephemeral = key or KeyPair.generate(), KeyPair.generate()
         standings, routing = self.market.standings, self.routers.routing()
         by_itself: Way = "routed" if routing is not None else choose_way(selection, standings)
         with Contained("negotiation"):
@@ -150,6 +151,7 @@ class Client:
                 standings=standings,
                 routing=routing,
                 on_router=self._take_router_answer,
+                credit_key=self._settings.credit_key,
             )
             if isinstance(result, SessionAgreed):
                 return await self._connect(result, key, ephemeral)

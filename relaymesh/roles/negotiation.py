@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 
 from relaymesh.machines.entropy import Entropy
+from relaymesh.machines.guaranteeing import Guarantor
 from relaymesh.machines.opening import Opening
 from relaymesh.machines.opening_events import (
     EventArrived,
@@ -51,6 +52,7 @@ async def collect_quotes(
     standings: Standings = NOBODY_KNOWN,
     routing: RoutingRequest | None = None,
     on_router: RouterWatcher | None = None,
+    credit_key: KeyPair | None = None,
 ) -> QuotesCollected:
     """Ask the chosen nodes for quotes, or everybody for bids, under a key made for this alone, and leave it at that."""
     key = KeyPair.generate()
@@ -65,6 +67,7 @@ async def collect_quotes(
         standings=standings,
         routing=routing,
         on_router=on_router,
+        credit_key=credit_key,
     )
     assert isinstance(result, QuotesCollected)
     return result
@@ -84,14 +87,13 @@ async def negotiate(
     standings: Standings = NOBODY_KNOWN,
     routing: RoutingRequest | None = None,
     on_router: RouterWatcher | None = None,
+    credit_key: KeyPair | None = None,
 ) -> NegotiationEnd:
     """Drive an `Opening` to its last effect.
 
     Args:
-        key: The client session key.
-        ephemeral_key: The client's x-only key for the session to come.
+        key: The client session key; `ephemeral_key` is for the session to come, `credit_key` vouches under `postpay`.
         on_quote: Told of every quote and refusal as it arrives; `on_router` of every router's answer.
-        wants_session: False asks for quotes only.
         standings: What is known about the nodes, for the choice among their quotes.
         routing: Whom to ask when the way is `routed`.
     """
@@ -107,6 +109,7 @@ async def negotiate(
         way=way,
         standings=standings,
         routing=routing,
+        guarantor=None if credit_key is None else Guarantor(credit_key, key.public_key),
     )
     answers = Filter(kinds=ANSWER_KINDS, tags=(("p", (key.public_key,)),))
     return await _Run(relays, machine, clock, on_quote, on_router).converse(answers)

@@ -13,6 +13,7 @@ from relaymesh.market.directory import Directory
 from relaymesh.market.policy import CHEAPEST
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Selection, select
+from relaymesh.market.unpaid_work import UnpaidWork
 from relaymesh.nostr.event import VerifiedEvent
 from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.proof_of_work import mine
@@ -63,6 +64,7 @@ class Seller:
     load: NodeLoad = field(default_factory=lambda: NodeLoad(free=2, queue=0, draining=False))
     open_requests_per_second: int = 100
     open_pow_bits: int = OPEN_REQUEST_POW_BITS
+    unpaid: UnpaidWork = field(default_factory=UnpaidWork)
     awaited: list[AwaitSession] = field(default_factory=list)
     answered_on: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -74,7 +76,12 @@ class Seller:
             open_pow_bits=self.open_pow_bits,
         )
         self.reception = Reception(
-            settings, signer=self.key, verify=verify, is_curve_point=is_curve_point, entropy=Entropy(b"e" * 32)
+            settings,
+            signer=self.key,
+            verify=verify,
+            is_curve_point=is_curve_point,
+            entropy=Entropy(b"e" * 32),
+            unpaid=self.unpaid,
         )
         self.reception.start(moment())
 

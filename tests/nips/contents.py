@@ -9,6 +9,7 @@ from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.assertion import Assertion
 from relaymesh.protocol.content import WireValue
 from relaymesh.protocol.fraud_proof import FraudProof
+from relaymesh.protocol.guarantee import Guarantee
 from relaymesh.protocol.handshake import PostedAccept, PostedRequest, SessionAccept, SessionRequest
 from relaymesh.protocol.manifest import Manifest
 from relaymesh.protocol.metering import MeteringRecord
@@ -62,11 +63,15 @@ CONTENTS: Final = (
     Content(Kind.FRAUD_PROOF, "fraud-proof", FraudProof, False),
     Content(Kind.SLASH, "slash", Slash, False),
     Content(Kind.SEALED_COMMITMENT, "sealed-commitment", SealedCommitment, False),
+    Content(Kind.GUARANTEE, "guarantee", Guarantee, False),
 )
 
 EMBEDDED_EVENTS: Final = {
     ("ForwardedRequest", "request"),
     ("SessionRequest", "quote"),
+    ("QuoteRequest", "guarantee"),
+    ("PostedRequest", "guarantee"),
+    ("SessionRequest", "guarantee"),
     ("PostedAccept", "quote"),
     ("Receipt", "metering"),
     ("DisclosedEvent", "event"),

@@ -24,6 +24,7 @@ from relaymesh.nostr.keys import KeyPair, is_curve_point, verify
 from relaymesh.nostr.proof_of_work import mine
 from relaymesh.protocol.codec import build_offer, build_status, read_offer, seal_message
 from relaymesh.protocol.contract import SessionContract
+from relaymesh.protocol.guarantee import MAXIMUM_GUARANTEE_SECONDS, Guarantee, build_guarantee
 from relaymesh.protocol.offer import ModelIdentity, Offer, PriceRow, SettlementTerm
 from relaymesh.protocol.quote import ForwardedRequest, JobShape
 from relaymesh.protocol.session_messages import SessionId
@@ -35,6 +36,7 @@ CLIENT: Final = KeyPair(b"\x02" * 32)
 CLIENT_EPHEMERAL: Final = KeyPair(b"\x03" * 32)
 NODE_EPHEMERAL: Final = KeyPair(b"\x04" * 32)
 ROUTER: Final = KeyPair(b"\x08" * 32)
+BUYER: Final = KeyPair(b"\x0b" * 32)
 LIGHTNING_SECRET: Final = b"\x05" * 32
 SESSION_ID: Final = SessionId("a5" * 32)
 RELAY_URL: Final = "wss://relay.example"
@@ -89,6 +91,14 @@ def make_status() -> VerifiedEvent:
     now = moment(0).timestamp
     status = Status(seq=now, state="up", labels={LABEL: LabelLoad(free=2, queue=0)})
     return NODE.sign(build_status(status, NODE.public_key, now, Timestamp(now + 360)))
+
+
+@cache
+def make_guarantee() -> VerifiedEvent:
+    """The 8775 with which the buyer's long-term key would vouch for the session key of the job."""
+    now = moment(0).timestamp
+    guarantee = Guarantee(client=CLIENT.public_key, valid_until=Timestamp(now + MAXIMUM_GUARANTEE_SECONDS))
+    return BUYER.sign(build_guarantee(guarantee, author=BUYER.public_key, node=NODE.public_key, created_at=now))
 
 
 @dataclass(frozen=True, slots=True)

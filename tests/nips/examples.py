@@ -16,6 +16,7 @@ KEYS: Final[dict[str, KeyPair]] = {
     "node_ephemeral": NODE_EPHEMERAL,
     "lightning_node": KeyPair(example_market.LIGHTNING_SECRET),
     "observer": example_reputation.OBSERVER,
+    "buyer": example_market.BUYER,
     "cheat": example_fraud.CHEAT,
     "router": example_market.ROUTER,
 }
@@ -46,6 +47,7 @@ def events() -> dict[str, VerifiedEvent]:
         "fraud-proof": example_fraud.make_proof(),
         "slash": example_fraud.make_slash_event(),
         "sealed-commitment": example_fraud.make_commitment(),
+        "guarantee": example_market.make_guarantee(),
     }
 
 

@@ -70,8 +70,7 @@ def build(content: Content) -> dict[str, Any]:
     for model_name, field in contents.EMBEDDED_EVENTS:
         part = schema if model_name == content.model.__name__ else definitions.get(model_name)
         if part is not None:
-            note = part["properties"][field]["description"]
-            part["properties"][field] = {"$ref": "#/$defs/Event", "description": note}
+            part["properties"][field] = _embed(part["properties"][field])
             definitions["Event"] = EVENT
     what = "plaintext" if content.is_sealed else "content"
     head = {
@@ -82,6 +81,14 @@ def build(content: Content) -> dict[str, Any]:
     described = schema.pop("description") + _UNCHECKED.get(content.model, "")
     schema.update(_CONDITIONS.get(content.model, {}))
     return {**head, "description": described, **schema, **({"$defs": definitions} if definitions else {})}
+
+
+def _embed(field: dict[str, Any]) -> dict[str, Any]:
+    """A field that holds a whole event, or null where it may be left out."""
+    whole, note = {"$ref": "#/$defs/Event"}, field["description"]
+    if "default" in field:
+        return {"anyOf": [whole, {"type": "null"}], "default": field["default"], "description": note}
+    return {**whole, "description": note}
 
 
 class _Plain(GenerateJsonSchema):

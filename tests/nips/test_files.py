@@ -131,7 +131,7 @@ def _is_read(content: Content, value: Any) -> bool:
     try:
         content.model.from_text(json.dumps(value))
         for model_name, field in contents.EMBEDDED_EVENTS:
-            if model_name == content.model.__name__:
+            if model_name == content.model.__name__ and (field != "guarantee" or value.get(field) is not None):
                 parse_event(value[field])
         for disclosed in value.get("evidence", ()) if content.model is FraudProof else ():
             parse_event(disclosed["event"])

@@ -21,6 +21,7 @@ from tests.nips import (
     example_market,
     examples,
     fraud_vectors,
+    guarantee_vectors,
     ranking_vectors,
     reputation_vectors,
     scheduler_vectors,
@@ -209,4 +210,5 @@ def files() -> dict[str, Any]:
         "scheduler.json": scheduler_vectors.build(),
         "fraud.json": fraud_vectors.fraud_vectors(),
         "stake.json": fraud_vectors.stake_vectors(),
+        "guarantee.json": guarantee_vectors.build(),
     }
