@@ -7,12 +7,14 @@ erased once it is terminal, preimages and quotes stay as proof.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from relaymesh.nostr.event import EventId, PublicKey, VerifiedEvent
 from relaymesh.units import AmountMsat
 
 Side = Literal["client", "node"]
+SESSION_ACCOUNT: Final = "session"
+"""The job type of what is no job: the money of a prepaid session, which its jobs draw upon (no JOB can have it)."""
 
 
 class TrancheState(Enum):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from relaymesh.errors import LocalProtocolError
 from relaymesh.machines.records import TrancheRecord
+from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import JobId
 from relaymesh.units import AmountMsat
 
@@ -34,6 +35,65 @@ class _PaidIn:
     tranche: int
     payment_hash: str
     left_msat: int
+
+
+# ── what jobs and the session's account tell each other ───────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class FundsAsked:
+    """Node: a job has asked the session's funds for what it can cost; it may have been promised that already."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobBegun:
+    """Client: a job of this session is under way."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettled:
+    """The job is over, and what it drew is in the ledger."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobAbandoned:
+    """The job ended by an error of ours; what the ledger has of it is for the next start to resolve."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class FundsReserved:
+    """Tell the job: what it can cost is there, and is its own until it ends."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class FundsRefused:
+    """Tell the job (the client: every job of the session that waits): no money will come for it."""
+
+    refusal: Refusal
+    job_id: JobId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FundsChanged:
+    """Client: tell every job of the session that the outcome of a payment is known: a record may wait for it.
+
+    The node's wallet sees the money first, so that a short job can be over before ours says that it was paid for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class AccountClosed:
+    """The last effect: nothing more can happen to this session's money, or a restart has to see to it."""
 
 
 class SessionFunds:
@@ -66,7 +126,12 @@ class SessionFunds:
     @property
     def available_msat(self) -> AmountMsat:
         """What can still be promised."""
-        return AmountMsat(self.balance_msat - sum(self._promised.values()))
+        return AmountMsat(self.balance_msat - self.promised_msat)
+
+    @property
+    def promised_msat(self) -> AmountMsat:
+        """What the jobs that run can cost at the most; what they do not draw is free again when they end."""
+        return AmountMsat(sum(self._promised.values()))
 
     @property
     def is_in_use(self) -> bool:
@@ -118,11 +183,13 @@ class SessionFunds:
             granted.append(first[0])
         return tuple(granted)
 
-    def turn_away(self) -> tuple[JobId, ...]:
-        """Nobody waits any longer: those who did, in their order."""
-        turned_away = tuple(self._waiting)
-        self._waiting.clear()
-        return turned_away
+    def turn_away(self) -> JobId | None:
+        """The job that waited longest (None if none did) waits no longer; it stays unsettled until it has ended."""
+        job_id = next(iter(self._waiting), None)
+        if job_id is not None:
+            del self._waiting[job_id]
+            self._unsettled.add(job_id)
+        return job_id
 
     def is_promised(self, job_id: JobId) -> bool:
         """Whether the job may run: it was promised what it can cost, and has not drawn yet."""
@@ -152,7 +219,9 @@ class SessionFunds:
                 draws.append(Draw(paid.tranche, paid.payment_hash, AmountMsat(taken)))
         return tuple(draws)
 
-    def match(self, payments: tuple[tuple[str, AmountMsat], ...], commit: Callable[[int, str], str]) -> bool:
+    def match(
+        self, payments: tuple[tuple[str, AmountMsat], ...], commit: Callable[[int, str], str]
+    ) -> tuple[Draw, ...] | None:
         """Take what a metering record says a job drew, if each draw is of another tranche that still has as much.
 
         Args:
@@ -160,18 +229,19 @@ class SessionFunds:
             commit: The commitment to a payment hash at a position in the record.
 
         Returns:
-            Whether it was; if not, nothing was taken.
+            What was taken; None if it is not so, and then nothing was.
         """
         found: dict[int, AmountMsat] = {}
         for position, (commitment, amount_msat) in enumerate(payments):
             stated = (commit(position, paid.payment_hash) == commitment for paid in self._paid_in)
             index = next((number for number, is_meant in enumerate(stated) if is_meant), None)
             if index is None or index in found or self._paid_in[index].left_msat < amount_msat:
-                return False
+                return None
             found[index] = amount_msat
         for index, amount_msat in found.items():
             self._paid_in[index].left_msat -= amount_msat
-        return True
+        meant = ((self._paid_in[index], amount_msat) for index, amount_msat in found.items())
+        return tuple(Draw(paid.tranche, paid.payment_hash, amount_msat) for paid, amount_msat in meant)
 
     def settle(self, job_id: JobId) -> None:
         """The job's record is in the ledger, or it never had one: nothing more will come of it."""

@@ -14,6 +14,7 @@ import orjson
 
 from relaymesh.errors import RemoteProtocolError
 from relaymesh.machines.records import (
+    SESSION_ACCOUNT,
     TERMINAL_TRANCHE_STATES,
     LedgerRecord,
     PaymentRecord,
@@ -26,9 +27,6 @@ from relaymesh.nostr.event import PublicKey, VerifiedEvent
 from relaymesh.ports.ledger import LedgerJob
 from relaymesh.ports.ledger_rules import SPENT_STATES, UNRESOLVED_JOB_STATES, is_unresolved
 from relaymesh.protocol.sealed_commitment import read_sealed_commitment
-
-SESSION_ACCOUNT: Final = "session"
-"""The job type of what is no job: the balance of a prepaid session, that its jobs draw upon."""
 
 PAID_STATES: Final = frozenset({TrancheState.PAID, TrancheState.RELEASED})
 _ASKED_STATES: Final = PAID_STATES | {TrancheState.INVOICED}

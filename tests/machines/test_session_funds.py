@@ -133,7 +133,7 @@ def test_the_client_books_every_draw_of_the_node_in_whatever_order_the_records_c
     order.shuffle(records)  # type: ignore[attr-defined]  # Hypothesis' randoms() are random.Random
     for draws in records:
         stated = tuple((commit(at, draw.payment_hash), draw.amount_msat) for at, draw in enumerate(draws))
-        assert client.match(stated, commit)
+        assert client.match(stated, commit) == draws
     assert client.balance_msat == node.funds.balance_msat
 
 
@@ -189,7 +189,7 @@ def test_a_job_that_waits_in_vain_draws_nothing_and_blocks_nobody() -> None:
 def test_the_client_books_no_draw(stated: tuple[tuple[str, AmountMsat], ...]) -> None:
     funds = SessionFunds()
     funds.pay_in(paid(0, 100))
-    assert not funds.match(stated, commit)
+    assert funds.match(stated, commit) is None
     assert funds.balance_msat == 100
 
 
@@ -213,9 +213,13 @@ def test_a_tranche_is_paid_in_once_and_a_job_asks_once() -> None:
         model.funds.ask(job(0), AmountMsat(10))
 
 
-def test_nobody_waits_any_longer_once_turned_away() -> None:
+def test_who_is_turned_away_waits_no_longer_and_has_still_to_end() -> None:
     model = Model()
     model.ask(10)
     model.ask(20)
-    assert model.funds.turn_away() == (job(0), job(1))
-    assert model.funds.first_waiting is None
+    assert [model.funds.turn_away() for _ in range(3)] == [job(0), job(1), None]
+    assert model.funds.first_waiting is None and model.funds.is_in_use
+    assert model.funds.draw(job(0), AmountMsat(0)) == ()
+    model.funds.settle(job(0))
+    model.funds.settle(job(1))
+    assert not model.funds.is_in_use
