@@ -117,7 +117,10 @@ class Account:
 
     def _value(self, quote: Quote, found: LedgerJob, what: str) -> int:
         mine = [each for each in self.journals if each.get("job") == found.job.job_id]
-        size = sum(len(each["data"].encode()) for each in mine if each["what"] == what)
+        pieces = {
+            each.get("number", str(place)): each["data"] for place, each in enumerate(mine) if each["what"] == what
+        }
+        size = sum(len(data.encode()) for data in pieces.values())  # what was sent again after a reconnect counts once
         input_bytes = max((int(each["input_bytes"]) for each in mine if each["what"] == "job"), default=0)
         return cost(quote.row, input_bytes, size) if size else 0
 

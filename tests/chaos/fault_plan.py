@@ -31,7 +31,8 @@ class FaultPlan:
         occurrence: At which occurrence of the step, from 1.
         wallet: How its wallet behaves: a word of `faulty_wallet.py`.
         runner: How its runner behaves: `honest`, `fails` in mid-stream or is `silent`.
-        buyer: What the buyer does after the first output: `honest` waits, `cancels` or `disconnects` do what they say.
+        buyer: What the buyer does after the first output: `honest` goes on, `cancels` takes the order back,
+            `interrupts` ends the command with Ctrl-C, `disconnects` breaks the connection.
     """
 
     journal: str

@@ -143,12 +143,11 @@ RULES: Final = (
             "client job READY start WAITING",
             "client job WAITING output STREAMING",
             "client job STREAMING end-of-output ENDING",
-            "client job ENDING account ENDED",
         ),
         ORDINARY,
     ),
     Rule(("client",), ("client job WAITING end-of-output ENDING",), NO_OUTPUT),
-    Rule(("client",), ("client job WAITING stop ENDING",), UNPAID),
+    Rule(("client",), ("client job WAITING stop ENDING", "client job ENDING account ENDED"), UNPAID),
     Rule(("client",), ("client job STREAMING stop ENDING",), RUNNER_FAILS),
     Rule(("client",), ("client job ENDING payment-in-doubt DOUBTING", "client job DOUBTING account ENDED"), SILENT),
     Rule(
@@ -312,4 +311,6 @@ def fault_points() -> Iterator[FaultPoint]:
         for word in WALLETS:
             found.append(FaultPoint("client", form, "", "before", Circumstances(buyer_wallet=word)))
             found.append(FaultPoint("node", form, "", "before", Circumstances(node_wallet=word)))
+        for word in ("interrupts", "cancels", "disconnects"):
+            found.append(FaultPoint("client", form, "", "before", Circumstances(buyer=word)))
         yield from sorted(found, key=lambda point: (point.side, point.circumstances.runner))

@@ -14,7 +14,8 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
-from relaymesh.machines.job_events import ReadInvoice, Send, StartRunner
+from relaymesh.machines.job_events import JobClosed, ReadInvoice, Send, StartRunner
+from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import (
@@ -34,8 +35,11 @@ from relaymesh.roles.driver import Clock, Driver
 from relaymesh.units import Timestamp
 from tests.chaos.fault_plan import TABLES, FaultPlan, When, effect_step, transition_step, write_step
 
-DONE_ELSEWHERE: Final = (CreateInvoice, WatchInvoice, Pay, LookUpPayment, StartRunner, ReadInvoice)
+DONE_BY_WALLET: Final = (CreateInvoice, WatchInvoice, Pay, LookUpPayment)
+"""Effects that are steps of the wallet (`faulty_wallet.py`), whoever asks it."""
+DONE_ELSEWHERE: Final = (StartRunner, ReadInvoice)
 """Effects that the driver only starts: they have been carried out when the port has answered."""
+LAST: Final = (JobEnded, JobClosed)
 WALLET_ANSWERS: Final = (PaymentResolved, InvoiceIssued, InvoiceResolved)
 
 
@@ -114,7 +118,7 @@ class WatchedDriver(Driver[Any, Any]):
 
     watch: Watch
     tables: WatchedTables
-    after_output: Callable[[], None] | None = None
+    after_output: Callable[[Driver[Any, Any]], None] | None = None
 
     def __init__(
         self,
@@ -135,13 +139,13 @@ class WatchedDriver(Driver[Any, Any]):
     def _act_watched(
         self, act: Callable[[Driver[Any, Any], Any], bool], driver: Driver[Any, Any], effect: object
     ) -> bool:
-        if isinstance(effect, Store):
-            return act(driver, effect)  # the ledger is watched by itself
-        message = type(effect.message).__name__ if isinstance(effect, Send) else ""
-        step = effect_step(type(effect).__name__, message)
+        if isinstance(effect, (Store, *DONE_BY_WALLET)):
+            return act(driver, effect)  # ledger and wallet are watched by themselves
+        step = effect_step(type(effect).__name__, type(effect.message).__name__ if isinstance(effect, Send) else "")
         self.watch.reach(step, "before")
         if isinstance(effect, Send) and isinstance(effect.message, OutputMessage):
-            self.watch.note("output", job=effect.message.job_id, data=effect.message.data)
+            message = effect.message
+            self.watch.note("output", job=message.job_id, number=message.number, data=message.data)
         if isinstance(effect, Send) and isinstance(effect.message, JobMessage):
             self.watch.note("job", job=effect.message.job_id, input_bytes=str(len(effect.message.body.encode())))
         is_done = act(driver, effect)
@@ -152,7 +156,9 @@ class WatchedDriver(Driver[Any, Any]):
         if type(effect).__name__ == "Deliver":
             self.watch.note("delivered", job=self._job_id, data=getattr(effect, "data", ""))
             if self.after_output is not None:
-                self.after_output()
+                self.after_output(self)
+        if isinstance(effect, LAST):
+            self.tables.effects_done()
         return is_done
 
     def _advance(self) -> None:

@@ -23,6 +23,7 @@ import relaymesh.cli.wiring as wiring
 from relaymesh.adapters import core_lightning, invoices, sql_ledger, websocket_connection
 from relaymesh.cli import main
 from relaymesh.machines import buyer_settlement
+from relaymesh.machines.job_events import CancelRequested
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
 from relaymesh.machines.opening_events import OpeningSettings
 from relaymesh.machines.session_interface import SessionSettings
@@ -32,6 +33,7 @@ from relaymesh.ports.runners import RunRequest
 from relaymesh.roles import client_jobs, node_jobs, session_driver
 from relaymesh.roles.client import ClientSettings
 from relaymesh.roles.client_jobs import ClientTools
+from relaymesh.roles.driver import Driver
 from relaymesh.roles.node import NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
 from tests.chaos.fault_plan import FaultPlan, effect_step
@@ -149,13 +151,17 @@ def _misbehave(buyer: str) -> Any:
 
     replace_part(websocket_connection.WebSocketConnection, "connection_made", connection_made)
 
-    def misbehave() -> None:
-        if not done:
-            done.append(True)
-            if buyer == "cancels":
+    def misbehave(driver: Driver[Any, Any]) -> None:
+        if done:
+            return
+        done.append(True)
+        match buyer:
+            case "cancels":
+                driver.tell(CancelRequested())
+            case "interrupts":
                 os.kill(os.getpid(), signal.SIGINT)
-            else:
-                connections[-1].abort()
+            case "disconnects":
+                connections[-1].abort()  # the last one that was made is the session's
 
     return misbehave
 

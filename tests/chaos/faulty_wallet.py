@@ -44,7 +44,7 @@ class FaultyWallet:
         return getattr(self._inner, name)  # info, history, look-ups of invoices: nothing is decided by them
 
     async def pay(self, request: PaymentRequest) -> PaymentOutcome:
-        self._watch.note("pay", payment_hash=request.payment_hash)
+        self._watch.reach(effect_step("Pay"), "before")
         outcome = await self._pay(request)
         self._watch.reach(effect_step("Pay"), "after")
         return outcome
@@ -70,6 +70,7 @@ class FaultyWallet:
         return outcome
 
     async def lookup_payment(self, payment_hash: str) -> PaymentLookup:
+        self._watch.reach(effect_step("LookUpPayment"), "before")
         lookup = await self._look_up(payment_hash)
         self._watch.reach(effect_step("LookUpPayment"), "after")
         return lookup
@@ -83,6 +84,7 @@ class FaultyWallet:
         return lookup
 
     async def create_invoice(self, request: InvoiceRequest) -> Invoice:
+        self._watch.reach(effect_step("CreateInvoice"), "before")
         invoice = await self._create_invoice(request)
         self._watch.note("invoice", payment_hash=invoice.payment_hash, amount_msat=invoice.amount_msat)
         self._watch.reach(effect_step("CreateInvoice"), "after")
@@ -104,6 +106,7 @@ class FaultyWallet:
         return invoice
 
     async def wait_invoice(self, label: str) -> InvoiceState:
+        self._watch.reach(effect_step("WatchInvoice"), "before")
         state: InvoiceState = await self._inner.wait_invoice(label)
         if self._watch.plan.wallet in ("late", "twice"):
             state = await self._inner.wait_invoice(label)
