@@ -110,6 +110,7 @@ class Account:
             order = found.tranches[0].order if found.tranches else quote.settlement[0].order
             term = next(term for term in quote.settlement if term.order == order)
             received, sent = (self._value(quote, found, what) for what in ("delivered", "output"))
+            sent += self._sealed_msat(found)
             if paid - received > term.exposure_buyer_msat:
                 yield f"the buyer lost {paid - received} msat, and {term.exposure_buyer_msat} were at stake"
             if sent - paid > term.exposure_node_msat:
@@ -123,6 +124,10 @@ class Account:
         size = sum(len(data.encode()) for data in pieces.values())  # what was sent again after a reconnect counts once
         input_bytes = max((int(each["input_bytes"]) for each in mine if each["what"] == "job"), default=0)
         return cost(quote.row, input_bytes, size) if size else 0
+
+    def _sealed_msat(self, found: LedgerJob) -> int:
+        mine = [each for each in self.journals if each.get("job") == found.job.job_id and each["what"] == "sealed"]
+        return sum({each["tranche"]: int(each["msat"]) for each in mine}.values())
 
     def _evidence(self) -> Iterable[str]:
         records = {each.job: each for each in self._records()}

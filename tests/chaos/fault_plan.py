@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from relaymesh.machines.client_job import CLIENT_JOB_TRANSITIONS
+from relaymesh.machines.client_job_interface import CLIENT_JOB_TRANSITIONS
 from relaymesh.machines.machine import Transition, TransitionTable
-from relaymesh.machines.node_job import NODE_JOB_TRANSITIONS
+from relaymesh.machines.node_job_interface import NODE_JOB_TRANSITIONS
 from relaymesh.machines.records import Side
 from relaymesh.machines.settlement import TRANCHE_TRANSITIONS
 

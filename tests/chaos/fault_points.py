@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, get_args
 
-from relaymesh.machines.client_job import ClientJobEffect
-from relaymesh.machines.node_job import NodeJobEffect
+from relaymesh.machines.client_job_interface import ClientJobEffect
+from relaymesh.machines.node_job_interface import NodeJobEffect
 from relaymesh.machines.records import EvidenceRecord, JobState, LedgerRecord, Side
 from relaymesh.machines.settlement import BuyerEffect, SellerEffect
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.session_messages import SessionMessage
 from tests.chaos.fault_plan import MOMENTS, TABLES, When, effect_step, transition_step, write_step
 
-FORMS: Final = ("prepay",)
+FORMS: Final = ("prepay", "sealed")
 SIDES: Final[tuple[Side, ...]] = ("client", "node")
+IN_ARREARS: Final = ("sealed", "postpay")
+"""The forms in which the work comes first."""
 EVIDENCE_KINDS: Final = (Kind.QUOTE, Kind.METERING, Kind.RECEIPT, Kind.SEALED_COMMITMENT)
 """What a job's evidence is."""
 
@@ -53,6 +55,7 @@ NO_OUTPUT: Final = Circumstances(runner="silent")
 CANCELLED: Final = Circumstances(buyer="cancels")
 DISCONNECTED: Final = Circumstances(buyer="disconnects")
 
+UNSEALED: Final = "nothing is sealed under this form"
 INSIDE: Final = "it is handed from one machine to another in one step; what follows from it are effects of their own"
 PAYS_NOT: Final = "a seller is paid and pays nobody"
 OTHER_SIDE: Final = "the other side says this"
@@ -150,6 +153,18 @@ RULES: Final = (
     Rule(("client",), ("client job WAITING stop ENDING", "client job ENDING account ENDED"), UNPAID),
     Rule(("client",), ("client job STREAMING stop ENDING",), RUNNER_FAILS),
     Rule(("client",), ("client job ENDING payment-in-doubt DOUBTING", "client job DOUBTING account ENDED"), SILENT),
+    Rule(("node",), ("node job READY begin RUNNING",), ORDINARY, IN_ARREARS),
+    Rule(("node",), ("node job READY begin RUNNING",), "nothing is run before it is paid under this form"),
+    Rule(
+        ("node",),
+        (
+            "node job READY admit FUNDING",
+            "node job FUNDING funded RUNNING",
+            "node job FUNDING stop CLOSING",
+        ),
+        "the work comes before the first payment under this form",
+        IN_ARREARS,
+    ),
     Rule(
         ("node",),
         (
@@ -186,9 +201,11 @@ RULES: Final = (
     Rule(("client",), _sends("Error"), UNPAID),
     Rule(("client",), _sends("Resume"), DISCONNECTED),
     Rule(("client",), _sends("Invoice", "Output", "Sealed", "Commitment", "Metering", "End"), OTHER_SIDE),
+    Rule(("node",), _sends("Output"), "what is sold sealed leaves as ciphertext alone", ("sealed",)),
     Rule(("node",), _sends("Invoice", "Output", "End", "Metering"), ORDINARY),
     Rule(("node",), _sends("Error"), RUNNER_FAILS),
-    Rule(("node",), _sends("Sealed", "Commitment"), "nothing is sealed under this form", ("prepay",)),
+    Rule(("node",), _sends("Sealed", "Commitment"), ORDINARY, ("sealed",)),
+    Rule(("node",), _sends("Sealed", "Commitment"), UNSEALED),
     Rule(("node",), _sends("Job", "Credit", "Paid", "Receipt", "Cancel", "Resume"), OTHER_SIDE),
     Rule(SIDES, _sends("Quote", "Bye", "Part", "Ping", "Pong"), SESSION_SAYS),
     # ── what is written ──
@@ -206,13 +223,25 @@ RULES: Final = (
     Rule(("node",), (write_step("EvidenceRecord", "QUOTE"),), "a node keeps no quotes: its records name them"),
     Rule(
         SIDES,
+        (write_step("EvidenceRecord", "SEALED_COMMITMENT"), write_step("SealedRecord", "kept")),
+        ORDINARY,
+        ("sealed",),
+    ),
+    Rule(("client",), (write_step("SealedRecord", "erased"),), ORDINARY, ("sealed",)),
+    Rule(
+        ("node",),
+        (write_step("SealedRecord", "erased"),),
+        "a node keeps what it sold sealed, to show what it committed to",
+        ("sealed",),
+    ),
+    Rule(
+        SIDES,
         (
             write_step("EvidenceRecord", "SEALED_COMMITMENT"),
             write_step("SealedRecord", "kept"),
             write_step("SealedRecord", "erased"),
         ),
-        "nothing is sealed under this form",
-        ("prepay",),
+        UNSEALED,
     ),
 )
 

@@ -30,7 +30,7 @@ from relaymesh.machines.settlement import (
 )
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
-from relaymesh.protocol.session_messages import JobMessage, OutputMessage
+from relaymesh.protocol.session_messages import CommitmentMessage, JobMessage, OutputMessage
 from relaymesh.roles.driver import Clock, Driver
 from relaymesh.units import Timestamp
 from tests.chaos.fault_plan import TABLES, FaultPlan, When, effect_step, transition_step, write_step
@@ -146,6 +146,9 @@ class WatchedDriver(Driver[Any, Any]):
         if isinstance(effect, Send) and isinstance(effect.message, OutputMessage):
             message = effect.message
             self.watch.note("output", job=message.job_id, number=message.number, data=message.data)
+        if isinstance(effect, Send) and isinstance(effect.message, CommitmentMessage):
+            content = json.loads(effect.message.event.content)
+            self.watch.note("sealed", job=content["job"], tranche=content["tranche"], msat=content["msat"])
         if isinstance(effect, Send) and isinstance(effect.message, JobMessage):
             self.watch.note("job", job=effect.message.job_id, input_bytes=str(len(effect.message.body.encode())))
         is_done = act(driver, effect)

@@ -22,7 +22,7 @@ import relaymesh.cli.application
 import relaymesh.cli.wiring as wiring
 from relaymesh.adapters import core_lightning, invoices, sql_ledger, websocket_connection
 from relaymesh.cli import main
-from relaymesh.machines import buyer_settlement
+from relaymesh.machines import invoice_checks
 from relaymesh.machines.job_events import CancelRequested
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
 from relaymesh.machines.opening_events import OpeningSettings
@@ -84,7 +84,7 @@ def install(watch: Watch) -> None:
         replace_part(jobs, "Driver", WatchedDriver)
     _watch_sessions(watch)
     _watch_wiring(watch)
-    replace_part(buyer_settlement, "INVOICE_MARGIN_SECONDS", 0)  # an invoice of 3 s is fresh enough here
+    replace_part(invoice_checks, "INVOICE_MARGIN_SECONDS", 0)  # an invoice of 3 s is fresh enough here
     if watch.plan.buyer != "honest":
         WatchedDriver.after_output = staticmethod(_misbehave(watch.plan.buyer))
 

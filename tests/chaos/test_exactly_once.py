@@ -20,11 +20,12 @@ PRICES: Final = {
     "RELAYMESH_NODE_MINIMUM_MSAT": "10",
     "RELAYMESH_NODE_OUTPUT_MSAT": "3000",
     "RELAYMESH_NODE_TRANCHE_UNITS": "32",
+    "RELAYMESH_NODE_SEALED_TRANCHE_UNITS": "32",
     "RELAYMESH_NODE_MAXIMUM_JOBS": "64",  # the unpaid jobs of one case hold no place that the next one needs
 }
 BUYER: Final = {"RELAYMESH_CLIENT_OUTPUT_TOKENS": "16", "RELAYMESH_CLIENT_NEWCOMER_MSAT": "1000000000"}
-NODE_OF: Final[dict[str, dict[str, str]]] = {"prepay": {}}
-BUYER_OF: Final[dict[str, dict[str, str]]] = {"prepay": {}}
+NODE_OF: Final = {form: {"RELAYMESH_NODE_SETTLEMENT": form} for form in FORMS}
+BUYER_OF: Final = {form: {"RELAYMESH_CLIENT_SETTLEMENT": form} for form in FORMS}
 POINTS: Final = tuple(fault_points())
 SAMPLE: Final = {
     "prepay": (
