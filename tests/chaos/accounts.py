@@ -55,7 +55,7 @@ class Account:
         for name, books in (("buyer", self.buyer), ("node", self.node)):
             yield from (f"a row of the {name}'s is left open: {row}" for row in books.unresolved)
             sealed = [each for each in books.sealed if each.job_id in {found.job.job_id for found in books.jobs}]
-            for invariant in audit(books.jobs, sealed, now_ms=time.time_ns() // 1_000_000, open_ms=0):
+            for invariant in audit(books.jobs, sealed, (), now_ms=time.time_ns() // 1_000_000, open_ms=0):
                 yield from (f"`ledger check` of the {name}: {sentence}" for sentence in invariant.broken)
 
     def _ledgers(self) -> Iterable[str]:

@@ -58,6 +58,6 @@ def effect_step(effect: str, message: str = "") -> str:
     return f"effect {effect} {message}".rstrip()
 
 
-def write_step(record: str, what: str) -> str:
+def write_step(record: str, what: str = "") -> str:
     """What the step of writing such a record is called."""
-    return f"write {record} {what}"
+    return f"write {record} {what}".rstrip()

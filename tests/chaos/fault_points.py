@@ -209,6 +209,9 @@ RULES: Final = (
     Rule(("node",), _sends("Job", "Credit", "Paid", "Receipt", "Cancel", "Resume"), OTHER_SIDE),
     Rule(SIDES, _sends("Quote", "Bye", "Part", "Ping", "Pong"), SESSION_SAYS),
     # ── what is written ──
+    Rule(
+        SIDES, (write_step("PaymentRecord"),), "a job pays nothing beside its tranches; what a router costs is no job's"
+    ),
     Rule(SIDES, (write_step("JobRecord", "OPEN"), write_step("JobRecord", "DONE")), ORDINARY),
     Rule(SIDES, (write_step("JobRecord", "FAILED"),), RUNNER_FAILS),
     Rule(("client",), (write_step("JobRecord", "CANCELLED"),), CANCELLED),
@@ -286,9 +289,10 @@ def steps(side: Side) -> Iterator[str]:
     yield write_step("TrancheRecord", "OFFERED")
     yield from (write_step("JobRecord", state.name) for state in JobState)
     yield from (write_step(EvidenceRecord.__name__, kind.name) for kind in EVIDENCE_KINDS)
+    yield from (write_step("SealedRecord", what) for what in ("kept", "erased"))
     for record in get_args(LedgerRecord):
-        if record.__name__ not in ("TrancheRecord", "JobRecord", "EvidenceRecord"):
-            yield from (write_step(record.__name__, what) for what in ("kept", "erased"))
+        if record.__name__ not in ("TrancheRecord", "JobRecord", "EvidenceRecord", "SealedRecord"):
+            yield write_step(record.__name__)
 
 
 def outcome(side: Side, form: str, step: str) -> Circumstances | str | None:

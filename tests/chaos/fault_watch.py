@@ -17,7 +17,15 @@ from typing import Any, Final
 from relaymesh.machines.job_events import JobClosed, ReadInvoice, Send, StartRunner
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.machine import TransitionTable
-from relaymesh.machines.records import EvidenceRecord, JobRecord, LedgerRecord, Store, TrancheRecord, TrancheState
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    JobRecord,
+    LedgerRecord,
+    SealedRecord,
+    Store,
+    TrancheRecord,
+    TrancheState,
+)
 from relaymesh.machines.settlement import (
     TRANCHE_TRANSITIONS,
     CreateInvoice,
@@ -215,7 +223,9 @@ class WatchedLedger:
             return [write_step("JobRecord", record.state.name)]
         if isinstance(record, EvidenceRecord):
             return [write_step("EvidenceRecord", Kind(record.event.kind).name)]
-        return [write_step(type(record).__name__, "kept" if getattr(record, "leaves", ()) else "erased")]
+        if isinstance(record, SealedRecord):
+            return [write_step("SealedRecord", "kept" if record.leaves else "erased")]
+        return [write_step(type(record).__name__)]
 
 
 def _key(tranche: TrancheRecord) -> tuple[str, str, str, int]:

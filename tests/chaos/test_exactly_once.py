@@ -41,7 +41,7 @@ SAMPLE: Final = {
 """What `make test` plays of each form: the moments at which money is under way."""
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     form = request.param
     with (
@@ -52,14 +52,15 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 def sample(points: tuple[FaultPoint, ...]) -> list[object]:
-    """Every point as a parameter, those outside the sample marked for `make chaos`."""
+    """Every point with its stage as parameters, those outside the sample marked for `make chaos`."""
     names = {name for chosen in SAMPLE.values() for name in chosen}
     return [
-        pytest.param(point, id=str(point), marks=() if str(point) in names else pytest.mark.chaos) for point in points
+        pytest.param(point.form, point, id=str(point), marks=() if str(point) in names else pytest.mark.chaos)
+        for point in points
     ]
 
 
-@pytest.mark.parametrize("point", sample(POINTS))
+@pytest.mark.parametrize(("stage", "point"), sample(POINTS), indirect=["stage"])
 def test_the_books_agree_whoever_dies_at(stage: Stage, point: FaultPoint) -> None:
     assert Case(stage, point).play().breaches() == []
 
