@@ -48,13 +48,8 @@ def quote(
     from relaymesh.cli.buying import read_prompt, wanted_chat
     from relaymesh.cli.settings_source import load_settings
 
-    settings = load_settings(
-        config,
-        {
-            "network": {"relays": relay or None},
-            "client": {"way": "open" if auction else None, "settlement": settlement},
-        },
-    )
+    buying = {"way": "open" if auction else None, "settlement": settlement}
+    settings = load_settings(config, {"network": {"relays": relay or None}, "client": buying})
     text = read_prompt(prompt)
     wanted = wanted_chat(
         text, settings, model=model, max_msat=max_msat, output_tokens=output_tokens, policy=policy, prefer=prefer

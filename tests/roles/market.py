@@ -108,6 +108,7 @@ class Market:
         job_settings: NodeJobSettings | None = None,
         surge: SurgeTerms | None = None,
         open_requests_per_second: int = 100,
+        settlement: tuple[SettlementTerm, ...] | None = None,
     ) -> MarketNode:
         """Start a node, up when this returns."""
         assert self._tasks is not None
@@ -133,7 +134,7 @@ class Market:
         settings = NodeSettings(
             label="main",
             rows=(row or chat_row(),),
-            settlement=(SettlementTerm(order="prepay", tranche_units=tranche_units),),
+            settlement=settlement or (SettlementTerm(order="prepay", tranche_units=tranche_units),),
             lightning_node_id=lightning_node_id or (await wallet.info()).public_key,
             relay_urls=self.relay_urls,
             pow_bits=pow_bits,

@@ -1,0 +1,83 @@
+"""Whole purchases under every form of settlement: which is chosen, that it serves, and that all agree on the money."""
+
+import pytest
+
+from relaymesh.machines.records import JobState, TrancheState
+from relaymesh.market.request import SettlementPolicy
+from relaymesh.ports.ledger import JobQuery
+from relaymesh.protocol.offer import SettlementTerm
+from tests.roles.market import PROMPT, Market, MarketNode, chat_row, purchase, wanted
+
+pytestmark = pytest.mark.anyio
+
+PREPAY = SettlementTerm(order="prepay", tranche_units=16)
+SEALED = SettlementTerm(order="sealed", tranche_units=16)
+
+
+async def paid_by_both_books(market: Market, node: MarketNode) -> int:
+    """What was paid, where both ledgers and both wallets agree on it."""
+    sums: list[int] = []
+    for ledger in (market.client_ledger, node.ledger):
+        jobs = await ledger.find_jobs(JobQuery())
+        assert await ledger.find_jobs(JobQuery(only_unresolved=True)) == ()
+        tranches = [tranche for job in jobs for tranche in job.tranches]
+        assert {tranche.state for tranche in tranches} <= {TrancheState.RELEASED}
+        sums.append(sum(tranche.amount_msat for tranche in tranches))
+    assert sums[0] == sums[1] == (await node.wallet.info()).balance_msat
+    return sums[0]
+
+
+@pytest.mark.parametrize(
+    ("settlement", "streamed", "expected"),
+    [
+        ("auto", False, "sealed"),
+        ("auto", True, "prepay"),
+        ("sealed", True, "sealed"),
+        ("prepay", False, "prepay"),
+    ],
+)
+async def test_a_job_is_bought_in_the_form_that_was_chosen(
+    settlement: SettlementPolicy, streamed: bool, expected: str
+) -> None:
+    async with Market().open() as market:
+        node = await market.add_node(settlement=(PREPAY, SEALED))
+        async with market.client() as client:
+            bought = await purchase(client, wanted(settlement=settlement, is_streamed=streamed))
+        outcome, chosen = bought.bought.outcome, bought.bought.chosen_term
+        assert outcome is not None and outcome.state is JobState.DONE and outcome.is_verified
+        assert bought.text.split() == PROMPT.split()
+        assert chosen is not None and chosen.term.form == expected
+        assert outcome.paid_msat == await paid_by_both_books(market, node) > 0
+
+
+async def test_who_has_served_well_is_prepaid_the_next_time() -> None:
+    async with Market().open() as market:
+        await market.add_node(settlement=(SEALED, PREPAY))
+        forms = []
+        async with market.client() as client:
+            for _ in range(3):
+                bought = (await purchase(client)).bought
+                assert bought.chosen_term is not None and bought.reason == ""
+                forms.append(bought.chosen_term.term.form)
+        assert forms == ["sealed", "prepay", "prepay"]
+
+
+async def test_a_buyer_who_requires_sealed_delivery_is_told_who_does_not_offer_it() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        async with market.client() as client:
+            bought = await purchase(client, wanted(settlement="sealed"))
+        assert bought.bought.outcome is None
+        assert "no common settlement (settles by prepay only)" in bought.bought.reason
+
+
+async def test_a_node_that_would_have_too_much_at_stake_is_passed_over_for_one_that_has_less() -> None:
+    async with Market().open() as market:
+        await market.add_node(chat_row(output_msat=3_000))
+        small = await market.add_node(settlement=(SettlementTerm(order="prepay", tranche_units=8),))
+        async with market.client() as client:
+            bought = await purchase(client, wanted(is_streamed=True, maximum_exposure_msat=120))
+        assert bought.bought.contract is not None, bought.bought.reason
+        assert bought.bought.contract.node == small.key.public_key
+        assert bought.bought.chosen_term is not None
+        assert bought.bought.chosen_term.term.exposure_buyer_msat <= 120
