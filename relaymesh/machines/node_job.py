@@ -260,14 +260,16 @@ class NodeJob:
         tranche = len(self._settlement.records)
         sealed = self._sealed.seal(step, tranche, now)
         self._want(TrancheWanted(tranche, step.units, step.amount_msat, sealed.secret, sealed.records()), now)
-        self._effects += [Send(message) for message in sealed.messages()]
 
     def _settle(self, now: Moment) -> None:
         assert self._settlement is not None
         for effect in self._settlement.effects():
             match effect:
-                case Store() | CreateInvoice() | WatchInvoice():
+                case Store() | WatchInvoice():
                     self._effects.append(effect)
+                case CreateInvoice(preimage=preimage):
+                    sealed = self._sealed.messages() if preimage is not None else ()
+                    self._effects += [*(Send(message) for message in sealed), effect]  # the goods, then the invoice
                 case OfferInvoice() if self.state in (_S.FUNDING, _S.RUNNING) or self._is_billing:
                     self._offers.append(effect)
                     self._effects.append(Send(effect.message))

@@ -37,6 +37,7 @@ from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.protocol.codec import seal_message
 from relaymesh.protocol.commitments import JobCommitments
 from relaymesh.protocol.contract import JobOrder, SessionContract
+from relaymesh.protocol.fields import Order
 from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.payment import (
     DecodedInvoice,
@@ -76,14 +77,18 @@ def price_row(unit: str = "byte", output_msat: int = 2_000, **changes: object) -
 
 
 def contract(
-    row: PriceRow | None = None, tranche_units: int | None = 16, exposure_msat: int = 100_000, **changes: object
+    row: PriceRow | None = None,
+    tranche_units: int | None = 16,
+    exposure_msat: int = 100_000,
+    settlement_order: Order = "prepay",
+    **changes: object,
 ) -> SessionContract:
     row = row or price_row()
     term = QuotedTerm(
-        order="prepay",
+        order=settlement_order,
         tranche_units=tranche_units,
-        exposure_buyer_msat=AmountMsat(exposure_msat),
-        exposure_node_msat=AmountMsat(0),
+        exposure_buyer_msat=AmountMsat(0 if settlement_order == "postpay" else exposure_msat),
+        exposure_node_msat=AmountMsat(0 if settlement_order == "prepay" else exposure_msat),
     )
     quote = Quote(
         request_id=EventId("11" * 32),
@@ -149,9 +154,12 @@ class Wallets:
     invoices: dict[str, DecodedInvoice] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     paid: dict[str, int] = field(default_factory=dict)
+    preimages: dict[str, bytes] = field(default_factory=dict)
 
     def issue(self, wanted: CreateInvoice, now: Moment) -> InvoiceIssued:
-        payment_hash = hashlib.sha256(preimage_of(wanted.label)).hexdigest()
+        preimage = wanted.preimage or preimage_of(wanted.label)
+        payment_hash = hashlib.sha256(preimage).hexdigest()
+        self.preimages[wanted.label] = preimage
         invoice = DecodedInvoice(
             bolt11=f"lntest{payment_hash}",
             payment_hash=payment_hash,
@@ -168,7 +176,7 @@ class Wallets:
 
     def pay(self, payment_hash: str, amount_msat: int) -> PaymentSucceeded:
         self.paid[payment_hash] = self.paid.get(payment_hash, 0) + amount_msat
-        preimage = preimage_of(self.labels[payment_hash])
+        preimage = self.preimages[self.labels[payment_hash]]
         return PaymentSucceeded(preimage, AmountMsat(amount_msat), AmountMsat(1))
 
 
@@ -276,6 +284,7 @@ class Pair:
                 signer=NODE,
                 verify=verify,
                 commitments=commitments(),
+                sealing_secret=b"k" * 32,
             )
             self.node.start(self.now)
         else:
@@ -296,7 +305,7 @@ class Pair:
         """The node's wallet says that a watched invoice was paid."""
         assert self.node is not None
         for tranche, label in list(self.watched.items()):
-            payment_hash = hashlib.sha256(preimage_of(label)).hexdigest()
+            payment_hash = hashlib.sha256(self.wallets.preimages[label]).hexdigest()
             if payment_hash in self.wallets.paid:
                 del self.watched[tranche]
                 self.node.receive(InvoiceResolved(tranche, True), self.now)
@@ -325,7 +334,7 @@ class Pair:
             steps.append(self.deliver_to_client)
         if self.payments:
             steps.append(self.answer_payment)
-        paid = {hashlib.sha256(preimage_of(label)).hexdigest() for label in self.watched.values()}
+        paid = {hashlib.sha256(self.wallets.preimages[label]).hexdigest() for label in self.watched.values()}
         if paid & self.wallets.paid.keys():
             steps.append(self.notice_payment)
         if self.running is not None and self.node is not None and self.node.is_hungry:
