@@ -207,7 +207,7 @@ class NodeJob:
             if not self._sealed.holds(number):  # who paid for a sealed tranche has all of it
                 self._effects.append(Send(OutputMessage(self.message.job_id, number, data)))
         self._effects += [Send(message) for message in self._sealed.messages()]
-        if self._settlement is not None and self.state in (_S.FUNDING, _S.RUNNING):
+        if self._settlement is not None and self._metering is None:
             self._effects += [Send(offer.message) for offer in self._offers if self._settlement.is_open(offer.tranche)]
         if self._metering is not None:
             self._effects += [Send(EndMessage(self.message.job_id)), Send(MeteringMessage(self._metering))]
@@ -272,7 +272,8 @@ class NodeJob:
                     self._effects += [*(Send(message) for message in sealed), effect]  # the goods, then the invoice
                 case OfferInvoice() if self.state in (_S.FUNDING, _S.RUNNING) or self._is_billing:
                     self._offers.append(effect)
-                    self._effects.append(Send(effect.message))
+                    if not self._may_resend:  # else what it is for has still to be sent again, and then this
+                        self._effects.append(Send(effect.message))
                 case OfferInvoice():
                     pass  # the job was stopped meanwhile: nobody hears of this invoice
                 case TrancheFunded():
