@@ -1,4 +1,4 @@
-"""`relaymesh receipts`: the evidence that is kept, and what it proves, offline."""
+"""`relaymesh receipts`: the evidence that is kept, what it proves, and what it still opens."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relaymesh.cli.options import ConfigOption, JsonOption
+from relaymesh.cli.options import ConfigOption, JsonOption, WalletOption, wallet_flags
 from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line
 from relaymesh.errors import UsageError
@@ -55,6 +55,25 @@ def show(
         print(json.dumps(jobs[0]["evidence"], indent=2))
 
     run(command)
+
+
+@receipt_commands.command("recover", short_help="Open what was bought sealed and never read.")
+def recover(
+    job: Annotated[str | None, typer.Argument(help="A job id, or how it begins; all jobs otherwise.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the output to this new file, not to standard output.")] = None,
+    wallet: WalletOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open what was bought sealed and never read, after a crash of either side; nothing is paid.
+
+    The wallet is asked for the payment, its preimage opens what the ledger kept. The node and the relays may be gone.
+    What was written is forgotten afterwards; exit code 1 if something could not be opened, or there was nothing.
+    """
+    from relaymesh.cli.recovering import recover_sealed
+    from relaymesh.cli.settings_source import load_settings
+
+    run(lambda: recover_sealed(load_settings(config, {"wallet": wallet_flags(wallet)}), job, out, as_json=as_json))
 
 
 @receipt_commands.command("verify", short_help="Check a receipt or metering record, offline.")

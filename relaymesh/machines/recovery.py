@@ -20,6 +20,7 @@ _State = TrancheState
 INTERRUPTED = refuse(RefusalCode.INTERNAL, "the node was restarted in the middle of the job")
 UNPAID_STATES = frozenset({_State.OFFERED, _State.INVOICED})
 IN_DOUBT_STATES = frozenset({_State.PAYING, _State.UNKNOWN})
+PAID_STATES = frozenset({_State.PAID, _State.RELEASED})
 
 
 def resolve_payment(tranche: TrancheRecord, lookup: PaymentLookup) -> TrancheRecord:
@@ -57,8 +58,12 @@ def account(tranches: tuple[TrancheRecord, ...]) -> tuple[TrancheRecord, ...]:
 
 def paid_msat(tranches: tuple[TrancheRecord, ...]) -> AmountMsat:
     """What was paid under a job."""
-    paid = (_State.PAID, _State.RELEASED)
-    return AmountMsat(sum(tranche.amount_msat for tranche in tranches if tranche.state in paid))
+    return AmountMsat(sum(tranche.amount_msat for tranche in tranches if is_paid(tranche)))
+
+
+def is_paid(tranche: TrancheRecord) -> bool:
+    """Whether a tranche was paid, accounted for or not."""
+    return tranche.state in PAID_STATES
 
 
 def end_job(job: JobRecord, tranches: tuple[TrancheRecord, ...], refusal: Refusal) -> JobRecord:
@@ -71,6 +76,8 @@ def end_job(job: JobRecord, tranches: tuple[TrancheRecord, ...], refusal: Refusa
 
 def interrupted_record(job: JobRecord, tranches: tuple[TrancheRecord, ...], now_ms: int) -> MeteringRecord:
     """The node's one metering record of a job that its crash ended: nothing delivered is claimed, all that was paid is.
+
+    Only of a sealed tranche it is known that whoever paid it has it: the payment is its key.
 
     Args:
         job: Still open, with body and keys.
@@ -109,10 +116,10 @@ def _metered(tranches: tuple[TrancheRecord, ...], commitments: JobCommitments) -
             payment_commitment=commit_to_payment(commitments.payment_salt(tranche.tranche), tranche.payment_hash),
             msat=tranche.amount_msat,
             units_paid=tranche.units,
-            units_used=0,
+            units_used=tranche.units if tranche.order == "sealed" else 0,
         )
         for tranche in tranches
-        if tranche.state in (_State.PAID, _State.RELEASED)
+        if is_paid(tranche)
     )
 
 

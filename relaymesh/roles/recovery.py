@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, SealedRecord, TrancheRecord
 from relaymesh.machines.recovery import (
     IN_DOUBT_STATES,
     INTERRUPTED,
@@ -17,6 +17,7 @@ from relaymesh.machines.recovery import (
     account,
     end_job,
     interrupted_record,
+    is_paid,
     paid_msat,
     resolve_invoice,
     resolve_payment,
@@ -46,9 +47,16 @@ class Recovered:
     in_doubt: tuple[JobRecord, ...]
 
 
-async def recover_client(ledger: Ledger, wallet: Payer) -> Recovered:
-    """Resolve every open job of the client's side: its payments by look-up, then the job by what they came to."""
-    outcomes = []
+async def recover_client(ledger: Ledger, wallet: Payer | None) -> Recovered:
+    """Resolve every open job of the client's side: its payments by look-up, then the job by what they came to.
+
+    What was delivered sealed stays until it is read (`relaymesh.roles.sealed_recovery`).
+
+    Args:
+        ledger: The client's.
+        wallet: The wallet that paid; None where none is at hand, and what is in doubt stays so.
+    """
+    outcomes, paid_unread = [], 0
     for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True, limit=MOST_JOBS)):
         tranches = tuple([await _look_up(tranche, wallet) for tranche in found.tranches])
         job = found.job
@@ -58,7 +66,18 @@ async def recover_client(ledger: Ledger, wallet: Payer) -> Recovered:
             tranches = account(tranches)
         await ledger.write((job, *tranches))
         outcomes.append(job)
+        paid_unread += await _is_paid_and_unread(ledger, job, tranches)
+    if paid_unread:
+        _log.warning("paid_output_was_not_read", jobs=paid_unread, advice="`relaymesh receipts recover` opens it")
     return _sort(outcomes)
+
+
+async def _is_paid_and_unread(ledger: Ledger, job: JobRecord, tranches: tuple[TrancheRecord, ...]) -> bool:
+    paid = {tranche.tranche for tranche in tranches if tranche.order == "sealed" and is_paid(tranche)}
+    if not paid:
+        return False
+    kept = await ledger.find_sealed("client", job.client, job.job_id)
+    return any(sealed.leaves and sealed.tranche in paid for sealed in kept)
 
 
 async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, clock: Clock) -> Recovered:
@@ -76,7 +95,7 @@ async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, cloc
             outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))
         else:
             job = replace(found.job, charged_msat=paid_msat(tranches))  # paid after the job had its record
-            await ledger.write((job, *account(tranches)))
+            await ledger.write((job, *account(tranches), *await _erase_sealed(ledger, job)))
             outcomes.append(job)
     return _sort(outcomes)
 
@@ -89,12 +108,18 @@ async def _end_at_node(
     unsigned = build_metering(record, author=key.public_key, client=found.job.client, created_at=now.timestamp)
     job = end_job(found.job, tranches, INTERRUPTED)
     evidence = EvidenceRecord("node", found.job.job_id, key.sign(unsigned))
-    await ledger.write((job, *account(tranches), evidence))
+    await ledger.write((job, *account(tranches), evidence, *await _erase_sealed(ledger, job)))
     return job
 
 
-async def _look_up(tranche: TrancheRecord, wallet: Payer) -> TrancheRecord:
-    if tranche.state not in IN_DOUBT_STATES:
+async def _erase_sealed(ledger: Ledger, job: JobRecord) -> tuple[SealedRecord, ...]:
+    """What a node sold sealed, without the output: nobody is sent it any more once the job has ended."""
+    kept = await ledger.find_sealed("node", job.client, job.job_id)
+    return tuple(replace(sealed, leaves=()) for sealed in kept if sealed.leaves)
+
+
+async def _look_up(tranche: TrancheRecord, wallet: Payer | None) -> TrancheRecord:
+    if tranche.state not in IN_DOUBT_STATES or wallet is None:
         return tranche
     return resolve_payment(tranche, await wallet.lookup_payment(tranche.payment_hash))
 
