@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relaymesh.cli.options import JsonOption
-from relaymesh.cli.running import guarded
+from relaymesh.cli.options import ConfigOption, JsonOption, KeyOption, RelayOption
+from relaymesh.cli.running import guarded, run
 from relaymesh.cli.terminal import clean_line, short_npub
 from relaymesh.errors import UsageError
 
@@ -40,11 +40,39 @@ def verify(
         fail(f"the fraud proof cannot be read from {file}: {error}", UNREADABLE)
     verdict = decide(proof, verify_event)
     if as_json:
-        print(json.dumps(_describe(verdict, event.id)))
+        print(json.dumps(describe_verdict(verdict, event.id)))
     else:
         _tell(verdict)
     if not verdict.is_proven:
         raise SystemExit(NOT_PROVEN)
+
+
+@fraud_commands.command("prove", short_help="Make every fraud proof that a job's evidence yields.")
+@guarded
+def prove(
+    job: Annotated[str, typer.Argument(help="A job id, or how it begins.")],
+    out: Annotated[Path | None, typer.Option(help="Write each proof into this folder.")] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Publish the proofs on the relays.")] = False,
+    key: KeyOption = None,
+    relay: RelayOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make every fraud proof (8772) that the evidence of one of your jobs yields, one JSON event a line.
+
+    Who reads a proof believes what the accused signed, and nobody else: so it is signed with a key that is made for it
+    alone, unless --key names one. A proof discloses what it is made of: the quote, the record or a commitment, a leaf
+    that is bad; never the prompt. Exit code 1 if the evidence proves nothing.
+    """
+    from relaymesh.adapters.key_files import load_key
+    from relaymesh.cli.passphrase import passphrase_for
+    from relaymesh.cli.proving import prove_job
+    from relaymesh.cli.settings_source import load_settings
+    from relaymesh.nostr.keys import KeyPair
+
+    settings = load_settings(config, {"network": {"relays": relay or None}})
+    pair = KeyPair.generate() if key is None else load_key(key, passphrase=passphrase_for(key))
+    run(lambda: prove_job(settings, job, pair, out=out, publish=publish, as_json=as_json))
 
 
 def _read_event(file: Path) -> "VerifiedEvent":
@@ -67,7 +95,8 @@ def _read_event(file: Path) -> "VerifiedEvent":
     return verify_event(events[0].event)
 
 
-def _describe(verdict: "Verdict", proof_id: str) -> dict[str, Any]:
+def describe_verdict(verdict: "Verdict", proof_id: str) -> dict[str, Any]:
+    """A verdict, as `--json` prints it."""
     return {
         "is_proven": verdict.is_proven,
         "claim": verdict.claim,

@@ -4,6 +4,7 @@ Adapters that are slow to import (wallets, runners) are imported where they are 
 does not wait for them.
 """
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.node_places import Places
 from relaymesh.roles.offering import price_rows, settlement_terms
-from relaymesh.roles.recovery import recover_client, recover_node
+from relaymesh.roles.recovery import Recovered, recover_client, recover_node
 from relaymesh.settings import Node as NodeOptions
 from relaymesh.settings import Settings, Surge
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
@@ -108,7 +109,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         payer = await stack.enter_async_context(open_wallet(wallet))
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
         check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
-        await recover_client(ledger, payer)
+        _tell_unread(await recover_client(ledger, payer))
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         tools = ClientTools(
             wallet=payer,
@@ -130,6 +131,15 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         client = await stack.enter_async_context(Client(relays, dialer, tools, chosen, records))
         yield client
         records.update(client.routers.records)
+
+
+def _tell_unread(recovered: Recovered) -> None:
+    """Remind of what was bought sealed and paid before a crash; it stays until somebody reads it."""
+    if recovered.unread:
+        jobs = f"{len(recovered.unread)} job{'s' if len(recovered.unread) > 1 else ''}"
+        print(
+            f"relaymesh: output of {jobs} was paid and not read: `relaymesh receipts recover` opens it", file=sys.stderr
+        )
 
 
 def check_can_pay(wallet: WalletInfo) -> None:

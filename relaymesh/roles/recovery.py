@@ -41,10 +41,12 @@ class Recovered:
     Args:
         ended: Jobs that are terminal now.
         in_doubt: Jobs with a payment that the wallet still cannot judge.
+        unread: Jobs of a client with output that was bought sealed, paid, and is still to be opened.
     """
 
     ended: tuple[JobRecord, ...]
     in_doubt: tuple[JobRecord, ...]
+    unread: tuple[JobRecord, ...] = ()
 
 
 async def recover_client(ledger: Ledger, wallet: Payer | None) -> Recovered:
@@ -56,7 +58,7 @@ async def recover_client(ledger: Ledger, wallet: Payer | None) -> Recovered:
         ledger: The client's.
         wallet: The wallet that paid; None where none is at hand, and what is in doubt stays so.
     """
-    outcomes, paid_unread = [], 0
+    outcomes, unread = [], []
     for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True, limit=MOST_JOBS)):
         tranches = tuple([await _look_up(tranche, wallet) for tranche in found.tranches])
         job = found.job
@@ -66,10 +68,9 @@ async def recover_client(ledger: Ledger, wallet: Payer | None) -> Recovered:
             tranches = account(tranches)
         await ledger.write((job, *tranches))
         outcomes.append(job)
-        paid_unread += await _is_paid_and_unread(ledger, job, tranches)
-    if paid_unread:
-        _log.warning("paid_output_was_not_read", jobs=paid_unread, advice="`relaymesh receipts recover` opens it")
-    return _sort(outcomes)
+        if await _is_paid_and_unread(ledger, job, tranches):
+            unread.append(job)
+    return replace(_sort(outcomes), unread=tuple(unread))
 
 
 async def _is_paid_and_unread(ledger: Ledger, job: JobRecord, tranches: tuple[TrancheRecord, ...]) -> bool:
