@@ -49,7 +49,8 @@ class Wallet:
 
     Args:
         lightning_rpc: The JSON-RPC socket of a Core Lightning node, or of `relaymesh lightning serve`; empty is none.
-        connection_file: A file with a wallet connection (NIP-47), kept by `relaymesh wallet connect`; empty is none.
+        connection_file: A file with a wallet connection (NIP-47), or with LND's address, macaroon and certificate
+            (lndconnect), kept by `relaymesh wallet connect`; empty is none.
         base_fee_msat: Routing fees up to this are always accepted.
         fee_ppm: Beyond that, so many millionths of the amount.
         payment_seconds: How long a payment may take before its outcome counts as unknown and is looked up.

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import anyio
 
+from relaymesh.adapters.background_tasks import BackgroundTasks
 from relaymesh.adapters.keyed_locks import KeyedLocks
 from relaymesh.adapters.lnd_file import LndConnection
 from relaymesh.adapters.lnd_link import NOT_FOUND, LndLink, LndRefused
@@ -87,10 +88,9 @@ class LndWallet:
         async with (
             WalletBook.open(book_path, connection.macaroon, address, clock().timestamp) as book,
             LndLink.open(connection) as link,
-            anyio.create_task_group() as tasks,
+            BackgroundTasks() as tasks,
         ):
             yield cls(link, book, clock, LndPayer(link, book, clock, tasks))
-            tasks.cancel_scope.cancel()
 
     async def create_invoice(self, request: InvoiceRequest) -> Invoice:
         """As the port says."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from relaymesh.adapters.background_tasks import BackgroundTasks
 from relaymesh.adapters.wallet_connect_file import WalletConnection
 from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.nostr.event import EventId, VerifiedEvent
@@ -125,11 +126,12 @@ class WalletLink:
         self._abilities_at = Timestamp(0)
         self._changed = anyio.Event()
         self._followed: set[str] = set()
+        self._group: BackgroundTasks | None = None
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        self._group = BackgroundTasks()
+        self._tasks = await self._group.__aenter__()
         for url in self._connection.relay_urls:
             self._tasks.start_soon(follow_relay, self._relays, self._filters(), url, self._hear_relay)
         return self
@@ -137,12 +139,8 @@ class WalletLink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        assert self._tasks is not None
-        self._tasks.cancel_scope.cancel()
-        if isinstance(error, Exception):  # the block's own failure, which no group needs to wrap
-            await self._tasks.__aexit__(None, None, None)
-            return None
-        return await self._tasks.__aexit__(kind, error, trace)
+        assert self._group is not None
+        return await self._group.__aexit__(kind, error, trace)
 
     def start_soon(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something beside the conversation, until the block ends."""

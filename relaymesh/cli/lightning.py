@@ -30,6 +30,12 @@ def serve(
         list[str] | None,
         typer.Option(help="A relay's URL: serve every wallet there by Nostr Wallet Connect; may be repeated."),
     ] = None,
+    lnd_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve every wallet by LND's REST interface at this port too; 0 takes a free one.", min=0, max=65_535
+        ),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +46,7 @@ def serve(
 
         from relaymesh.cli.clock import system_clock
         from relaymesh.cli.settings_source import data_directory, load_settings
-        from relaymesh.lightning_sim.__main__ import describe
+        from relaymesh.lightning_sim.__main__ import describe, serve_lnd_at
         from relaymesh.lightning_sim.plan import NetworkPlan, WalletPlan
         from relaymesh.lightning_sim.server import LightningNetwork
         from relaymesh.lightning_sim.wallet_connect import serve_wallets
@@ -50,8 +56,9 @@ def serve(
         async with (
             LightningNetwork.start(folder, NetworkPlan(wallets), lambda: system_clock().unix_ms) as network,
             serve_wallets(network, tuple(wallet_connect or ()), system_clock) as connections,
+            serve_lnd_at(network, lnd_port) as lnd,
         ):
-            facts = describe(network, connections)
+            facts = describe(network, connections, lnd)
             if as_json:
                 print(json.dumps(facts), flush=True)
             else:
@@ -70,9 +77,11 @@ def _tell(facts: dict[str, object]) -> None:
         print(f"  --wallet {wallet['rpc_path']}")
         if "wallet_connect" in wallet:
             print(f"  --wallet {wallet['wallet_connect']} (by Nostr Wallet Connect; the file is a secret)")
+        if "lnd" in wallet:
+            print(f"  --wallet {wallet['lnd']} (by LND's REST interface, {facts['lnd_url']}; the file is a secret)")
     print(
         "`relaymesh wallet connect PATH` remembers one of them instead. A real wallet is connected the same way, Core "
-        "Lightning's by ~/.lightning/bitcoin/lightning-rpc.",
+        "Lightning's by ~/.lightning/bitcoin/lightning-rpc, LND's by its https:// address and its macaroon file.",
         flush=True,
     )
 

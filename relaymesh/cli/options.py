@@ -17,7 +17,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 WalletOption = Annotated[
     Path | None,
     typer.Option(
-        "--wallet", help="A lightning-rpc socket, or a file with a wallet connection, instead of the connected wallet."
+        "--wallet",
+        help="A lightning-rpc socket, or a file with a connection (NWC or LND), instead of the connected wallet.",
     ),
 ]
 PrivateOption = Annotated[

@@ -13,6 +13,7 @@ from relaymesh.errors import RelayMeshError, RemoteProtocolError, UsageError
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 if TYPE_CHECKING:
+    from relaymesh.adapters.lnd_file import LndConnection
     from relaymesh.ports.lightning import PaymentOutcome, Transaction
     from relaymesh.settings import Settings
 
@@ -29,26 +30,39 @@ def connect(
         str,
         typer.Argument(
             metavar="WALLET",
-            help="Core Lightning's lightning-rpc socket, a file with a nostr+walletconnect:// string, or - to give "
-            "that string on standard input.",
+            help="Core Lightning's lightning-rpc socket, the https:// address of LND's REST interface, a file with a "
+            "nostr+walletconnect:// or lndconnect:// string, or - to give that string on standard input.",
         ),
     ],
+    macaroon: Annotated[Path | None, typer.Option(help="LND's macaroon file.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="LND's tls.cert; without it the machine has to trust LND's certificate.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that the wallet answers, and remember it in the settings file.
 
-    A wallet connection (NIP-47) is a secret: it is kept in a file of its own that only you can read.
+    A wallet connection (NIP-47) and LND's macaroon are secrets: they are kept in a file that only you can read.
     """
     from relaymesh.cli.settings_source import data_directory, load_settings
 
-    if target.lower().startswith("nostr+walletconnect:"):
+    if target.lower().startswith(("nostr+walletconnect:", "lndconnect:")):
         raise UsageError(
             "a wallet connection is a secret, and others on this machine can read a command line: give it on standard "
             "input to `relaymesh wallet connect -`"
         )
-    is_new = target == STANDARD_INPUT
-    path = _keep(data_directory(load_settings(config))) if is_new else Path(target).expanduser().absolute()
+    is_lnd = target.lower().startswith(("https:", "http:"))
+    if is_lnd == (macaroon is None) or (certificate is not None and not is_lnd):
+        raise UsageError("LND's https:// address and --macaroon belong together, with --certificate where it needs one")
+    directory = data_directory(load_settings(config))
+    is_new = True
+    if macaroon is not None:
+        path = _keep_lnd(directory, target, macaroon, certificate)
+    elif target == STANDARD_INPUT:
+        path = _keep(directory)
+    else:
+        path, is_new = Path(target).expanduser().absolute(), False
     run(lambda: _connect(path, config, is_new=is_new, as_json=as_json))
 
 
@@ -249,11 +263,33 @@ def _line(each: "Transaction") -> str:
 
 def _keep(directory: Path) -> Path:
     """Read the connection and keep it in a file of its own."""
+    from relaymesh.adapters.lnd_file import is_lnd_text, parse_lnd_connection
     from relaymesh.adapters.wallet_connect_file import parse_connection, save_connection
 
-    connection = parse_connection(_read_connection())
+    text = _read_connection()
+    if is_lnd_text(text):
+        return _save_lnd(directory, parse_lnd_connection(text))
+    connection = parse_connection(text)
     path = directory / f"connection-{connection.wallet[:16]}"
     save_connection(path, connection)
+    return path
+
+
+def _keep_lnd(directory: Path, url: str, macaroon: Path, certificate: Path | None) -> Path:
+    """Copy what LND wrote for us into a file of our own, which only its owner can read."""
+    from relaymesh.adapters.lnd_file import read_lnd_files
+
+    certificate = None if certificate is None else certificate.expanduser()
+    return _save_lnd(directory, read_lnd_files(url, macaroon.expanduser(), certificate))
+
+
+def _save_lnd(directory: Path, connection: "LndConnection") -> Path:
+    from hashlib import sha256
+
+    from relaymesh.adapters.lnd_file import format_lnd_connection, save_lnd_connection
+
+    path = directory / f"connection-lnd-{sha256(format_lnd_connection(connection).encode()).hexdigest()[:16]}"
+    save_lnd_connection(path, connection)
     return path
 
 

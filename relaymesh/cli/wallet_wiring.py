@@ -1,4 +1,4 @@
-"""The wallet that the settings name, opened: Core Lightning by its socket, any other by its wallet connection."""
+"""The wallet that the settings name, opened: Core Lightning by its socket, LND and any other by its connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,18 +32,38 @@ async def open_wallet(wallet: Wallet) -> AsyncIterator[LightningWallet]:
     else:
         raise UsageError(
             "no wallet is connected: `relaymesh lightning serve` starts one to try things with, "
-            "`relaymesh wallet connect` connects Core Lightning by its lightning-rpc socket, or any wallet by NWC"
+            "`relaymesh wallet connect` connects Core Lightning by its lightning-rpc socket, LND by its REST "
+            "interface, or any wallet by NWC"
         )
 
 
 @asynccontextmanager
 async def open_connection(file: Path) -> AsyncIterator[LightningWallet]:
-    """The wallet whose connection string this file holds, while the block lasts.
+    """The wallet whose connection this file holds, while the block lasts.
 
     Raises:
         UsageError: The file cannot be used.
         LedgerError: What is remembered about the connection cannot be used.
     """
+    from relaymesh.adapters.key_files import read_secret
+    from relaymesh.adapters.lnd_file import is_lnd_text
+
+    opened = _open_lnd(file) if is_lnd_text(read_secret(file)) else _open_wallet_connect(file)
+    async with opened as wallet:
+        yield wallet
+
+
+@asynccontextmanager
+async def _open_lnd(file: Path) -> AsyncIterator[LightningWallet]:
+    from relaymesh.adapters.lnd import LndWallet
+    from relaymesh.adapters.lnd_file import load_lnd_connection
+
+    async with LndWallet.open(load_lnd_connection(file), _book(file), system_clock) as wallet:
+        yield wallet
+
+
+@asynccontextmanager
+async def _open_wallet_connect(file: Path) -> AsyncIterator[LightningWallet]:
     from relaymesh.adapters.wallet_connect import WalletConnectWallet
     from relaymesh.adapters.wallet_connect_file import load_connection
     from relaymesh.adapters.websocket_relays import WebSocketRelays
@@ -60,8 +80,7 @@ async def open_connection(file: Path) -> AsyncIterator[LightningWallet]:
     # Money waits for this relay: it is looked for again and again, not every five minutes.
     settings = RelayConnectionSettings(first_retry_ms=500, last_retry_ms=10_000)
     relays = WebSocketRelays(connection.relay_urls, authenticate=authenticate, settings=settings, clock=system_clock)
-    book = file.with_name(file.name + BOOK_SUFFIX)
-    async with relays, WalletConnectWallet.open(connection, relays, book, system_clock) as wallet:
+    async with relays, WalletConnectWallet.open(connection, relays, _book(file), system_clock) as wallet:
         yield wallet
 
 
@@ -69,6 +88,10 @@ def forget_connection(file: Path) -> None:
     """Remove a connection that turned out to be of no use, with what was remembered about it."""
     for path in file.parent.glob(f"{file.name}*"):
         path.unlink(missing_ok=True)
+
+
+def _book(file: Path) -> Path:
+    return file.with_name(file.name + BOOK_SUFFIX)
 
 
 def _path(text: str) -> Path:

@@ -5,9 +5,10 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -17,6 +18,9 @@ from relaymesh.lightning_sim.records import NETWORK
 from relaymesh.lightning_sim.server import LightningNetwork
 from relaymesh.lightning_sim.wallet_connect import serve_wallets
 from relaymesh.units import MICROSECONDS_PER_MILLISECOND, MILLISECONDS_PER_SECOND, Instant, Moment
+
+if TYPE_CHECKING:
+    from relaymesh.lightning_sim.lnd_rest import LndService
 
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
@@ -31,8 +35,8 @@ def main() -> int:
     return 0
 
 
-def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan, tuple[str, ...]]:
-    """The folder, the plan and the relays of the wallet services; UsageError where a value makes no sense."""
+def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan, tuple[str, ...], int | None]:
+    """Folder, plan, the wallet services' relays and LND's port; UsageError where a value makes no sense."""
     defaults = NetworkPlan(())
     parser = argparse.ArgumentParser("python -m relaymesh.lightning_sim", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="where sockets and balances are kept")
@@ -43,6 +47,7 @@ def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan, tuple[str, 
     parser.add_argument("--payment-latency-ms", type=int, default=defaults.payment_latency_ms, help="per channel")
     parser.add_argument("--hold", action="append", default=[], metavar="NAME=SECONDS", help="hold payments to NAME")
     parser.add_argument("--wallet-connect", action="append", default=[], metavar="URL", help="serve NIP-47 at a relay")
+    parser.add_argument("--lnd-port", type=int, help="serve LND's REST interface there; 0 takes a free one")
     given = parser.parse_args(arguments)
     wallets = [WalletPlan(*_read_pair(text, "--wallet NAME=MSAT"), given.inbound_msat) for text in given.wallet]
     holds = [_read_pair(text, "--hold NAME=SECONDS") for text in given.hold]
@@ -53,17 +58,18 @@ def read_arguments(arguments: list[str]) -> tuple[Path, NetworkPlan, tuple[str, 
         payment_latency_ms=given.payment_latency_ms,
         hold_ms=tuple((name, seconds * MILLISECONDS_PER_SECOND) for name, seconds in holds),
     )
-    return given.directory, plan, tuple(given.wallet_connect)
+    return given.directory, plan, tuple(given.wallet_connect), given.lnd_port
 
 
-async def serve(directory: Path, plan: NetworkPlan, relay_urls: tuple[str, ...]) -> None:
-    """Run the network, and the wallet services at these relays, until a signal asks for its end."""
+async def serve(directory: Path, plan: NetworkPlan, relay_urls: tuple[str, ...], lnd_port: int | None) -> None:
+    """Run the network, the wallet services at these relays and LND's interface, until a signal asks for its end."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with (
             LightningNetwork.start(directory, plan, system_clock_ms) as network,
             serve_wallets(network, relay_urls, system_clock) as connections,
+            serve_lnd_at(network, lnd_port) as lnd,
         ):
-            print(json.dumps(describe(network, connections)), flush=True)
+            print(json.dumps(describe(network, connections, lnd)), flush=True)
             async for _ in signals:
                 break
 
@@ -78,8 +84,22 @@ def system_clock() -> Moment:
     return Moment(Instant(time.monotonic_ns() // MICROSECONDS_PER_MILLISECOND), system_clock_ms())
 
 
-def describe(network: LightningNetwork, connections: Mapping[str, Path]) -> dict[str, object]:
-    """What the line says: every node's socket, id and balance, and the file with its wallet connection."""
+@asynccontextmanager
+async def serve_lnd_at(network: LightningNetwork, port: int | None) -> AsyncIterator["LndService | None"]:
+    """LND's interface while the block lasts, where a port is named."""
+    if port is None:
+        yield None
+        return
+    from relaymesh.lightning_sim.lnd_rest import serve_lnd
+
+    async with serve_lnd(network, port) as service:
+        yield service
+
+
+def describe(
+    network: LightningNetwork, connections: Mapping[str, Path], lnd: "LndService | None" = None
+) -> dict[str, object]:
+    """What the line says: every node's socket, id and balance, and the files with its connections."""
     nodes: dict[str, dict[str, object]] = {
         name: {
             "rpc_path": str(network.rpc_path(name)),
@@ -90,8 +110,13 @@ def describe(network: LightningNetwork, connections: Mapping[str, Path]) -> dict
     }
     for name, path in connections.items():
         nodes[name]["wallet_connect"] = str(path)
+    facts: dict[str, object] = {"network": NETWORK, "directory": str(network.directory)}
+    if lnd is not None:
+        for name, path in lnd.connections.items():
+            nodes[name] |= {"lnd": str(path), "lnd_macaroon": str(lnd.macaroons[name])}
+        facts |= {"lnd_url": lnd.url, "lnd_certificate": str(lnd.certificate)}
     hub = nodes.pop(HUB_NAME)
-    return {"network": NETWORK, "directory": str(network.directory), "wallets": nodes, "hub": hub}
+    return facts | {"wallets": nodes, "hub": hub}
 
 
 def _read_pair(text: str, wanted: str) -> tuple[str, int]:

@@ -25,7 +25,6 @@ from cryptography.x509.oid import NameOID
 from relaymesh.adapters.lnd_file import LndConnection, save_lnd_connection
 from relaymesh.adapters.lnd_link import MACAROON_HEADER
 from relaymesh.errors import UsageError
-from relaymesh.lightning_sim.ledger import Change
 from relaymesh.lightning_sim.lnd_answers import HTTP_STATUSES, INVALID_ARGUMENT, UNKNOWN, Following, LndFailure, Result
 from relaymesh.lightning_sim.lnd_commands import answer_lnd, look
 from relaymesh.lightning_sim.server import LightningNetwork
@@ -64,11 +63,15 @@ class LndService:
 
     Args:
         url: Where it is.
-        connections: For each wallet, the file with its connection.
+        certificate: The file with its certificate.
+        macaroons: For each wallet, the file with its macaroon.
+        connections: For each wallet, the file with its connection: all three together.
         faults: What is to go wrong.
     """
 
     url: str
+    certificate: Path
+    macaroons: dict[str, Path]
     connections: dict[str, Path]
     faults: LndFaults
 
@@ -87,7 +90,6 @@ async def serve_lnd(network: LightningNetwork, port: int = 0) -> AsyncIterator[L
     application.router.add_route("*", "/{path:.*}", service.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
-    unwatch = network.watch(service.notice)
     try:
         try:
             await web.TCPSite(runner, HOST, port, ssl_context=context).start()
@@ -99,9 +101,11 @@ async def serve_lnd(network: LightningNetwork, port: int = 0) -> AsyncIterator[L
             for name, macaroon in macaroons.items()
             if not network.simulation.ledger.nodes[name].is_hub
         }
-        yield LndService(f"https://{address}", connections, service.faults)
+        files = {name: path.with_name(MACAROON_FILE_NAME) for name, path in connections.items()}
+        yield LndService(
+            f"https://{address}", network.directory / CERTIFICATE_FILE_NAME, files, connections, service.faults
+        )
     finally:
-        unwatch()
         await runner.cleanup()
 
 
@@ -110,12 +114,6 @@ class _Interface:
         self.faults = LndFaults()
         self._network = network
         self._wallets = wallets
-        self._changed = anyio.Event()
-
-    def notice(self, _changes: tuple[Change, ...]) -> None:
-        """Whoever streams looks again."""
-        self._changed.set()
-        self._changed = anyio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request: carried out, and on record, before it is answered."""
@@ -157,7 +155,7 @@ class _Interface:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         told: Result | None = None
         while True:
-            changed = self._changed
+            changed = self._network.next_change
             found, is_final = look(self._network.simulation, name, following)
             if name in self._network.simulation.faults.down or (is_final and await self._is_lost(request)):
                 return self._break_off(request)

@@ -133,6 +133,11 @@ class LightningNetwork:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    @property
+    def next_change(self) -> anyio.Event:
+        """Set when something changes, a node that is killed or restarted included."""
+        return self._changed
+
     def _open_socket(self, name: str) -> None:
         path = self.rpc_path(name)
         if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:

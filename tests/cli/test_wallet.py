@@ -1,4 +1,4 @@
-"""`relaymesh wallet` in real processes: by a socket and by Nostr Wallet Connect, and invoices that are refused."""
+"""`relaymesh wallet` in real processes: by a socket, by Nostr Wallet Connect and by LND's interface."""
 
 import json
 import stat
@@ -47,7 +47,9 @@ def town(short_path: Path) -> Iterator[Town]:
         relay = stack.enter_context(home.serve("relay", "serve", "--port", "0", "--database", database, "--json"))
         url = relay.facts["relay_url"]
         home.settings["RELAYMESH_NETWORK_RELAYS"] = url
-        lightning = stack.enter_context(home.serve("lightning", "serve", "--wallet-connect", url, "--json"))
+        lightning = stack.enter_context(
+            home.serve("lightning", "serve", "--wallet-connect", url, "--lnd-port", "0", "--json")
+        )
         yield Town(home, relay, lightning)
     assert family(str(short_path)) == [], "a process was left behind"
 
@@ -66,7 +68,7 @@ def test_a_connected_wallet_pays_is_paid_and_remembers(town: Town) -> None:
     assert town.run("pay", asked["bolt11"]) == paid
     assert town.run("balance")["balance_msat"] == 100_000_000 - 50_000 - paid["fee_msat"]
     for wallet, direction in (("buyer", "outgoing"), ("node", "incoming")):
-        for how in ("wallet_connect", "rpc_path"):
+        for how in ("wallet_connect", "rpc_path", "lnd"):
             (seen,) = town.run("history", "--wallet", town.wallet(wallet, how))["transactions"]
             assert (seen["direction"], seen["state"], seen["amount_msat"]) == (direction, "settled", 50_000)
     said = town.home.run("wallet", "history")
@@ -76,7 +78,7 @@ def test_a_connected_wallet_pays_is_paid_and_remembers(town: Town) -> None:
     assert secret and secret not in logs + settings + town.lightning.output
 
 
-@pytest.mark.parametrize("how", ["wallet_connect", "rpc_path"])
+@pytest.mark.parametrize("how", ["wallet_connect", "rpc_path", "lnd"])
 def test_an_invoice_that_must_not_be_paid_is_refused_in_a_sentence(town: Town, how: str) -> None:
     wallet = town.wallet("buyer", how)
     own = town.run("invoice", "1000", "--wallet", town.wallet("buyer", how))["bolt11"]
@@ -94,6 +96,51 @@ def test_an_invoice_that_must_not_be_paid_is_refused_in_a_sentence(town: Town, h
         assert ran.returncode == 1 and word in ran.stderr, (arguments, ran.stderr)
         assert len(ran.stderr.strip().splitlines()) == 1 and ran.stdout == ""
     assert town.run("balance", "--wallet", wallet)["balance_msat"] == 100_000_000
+
+
+def test_lnd_is_connected_by_its_address_its_macaroon_and_its_certificate(town: Town) -> None:
+    facts, macaroon = town.lightning.facts, town.wallet("buyer", "lnd_macaroon")
+    secret = Path(macaroon).read_bytes()
+    by_file = ["--macaroon", macaroon, "--certificate", facts["lnd_certificate"]]
+    for arguments, word in (
+        ([facts["lnd_url"]], "--macaroon"),
+        (["/somewhere", "--macaroon", macaroon], "--macaroon"),
+        ([facts["lnd_url"].replace("https", "http"), *by_file], "only by https"),
+        ([facts["lnd_url"], "--macaroon", macaroon], "certificate is not the one"),
+        ([facts["lnd_url"], "--macaroon", facts["lnd_certificate"], *by_file[2:]], "everybody on this machine"),
+        ([facts["lnd_url"], "--macaroon", macaroon, "--certificate", macaroon], "expected a certificate"),
+        ([Path(town.wallet("buyer", "lnd")).read_text().strip()], "is a secret"),
+    ):
+        ran = town.home.run("wallet", "connect", *arguments)
+        assert ran.returncode == 1 and word in ran.stderr, (arguments, ran.stderr)
+        assert len(ran.stderr.strip().splitlines()) == 1 and secret.hex() not in ran.stderr
+    assert not list(town.home.directory.rglob("connection-*")) and not list(town.home.directory.rglob("config.toml"))
+    town.run("connect", facts["lnd_url"], *by_file)
+    (kept,) = (path for path in town.home.directory.rglob("connection-lnd-*") if path.suffix == "")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert town.run("balance")["balance_msat"] == 100_000_000
+    asked = town.run("invoice", "50000", "--description", "lunch", "--wallet", town.wallet("node", "lnd"))
+    paid = town.run("pay", asked["bolt11"])
+    assert (paid["outcome"], paid["amount_msat"]) == ("paid", 50_000)
+    assert town.run("pay", asked["bolt11"]) == paid
+    town.run("connect", "-", stdin=Path(town.wallet("node", "lnd")).read_text())
+    assert town.run("balance")["balance_msat"] == 1_050_000
+
+
+def test_a_purchase_is_paid_over_lnd_on_both_sides(town: Town) -> None:
+    config = town.home.directory / "node.toml"
+    config.write_text(
+        f'[wallet]\nconnection_file = "{town.wallet("node", "lnd")}"\n[node]\nport = 0\nrunner = "embedded"\n'
+        "minimum_msat = 10\noutput_msat = 3000\ntranche_units = 32\n"
+    )
+    with town.home.serve("node", "serve", "--config", str(config), "--json"):
+        ran = town.home.run("infer", "--allow-private", "--json", "--wallet", town.wallet("buyer", "lnd"), "What?")
+        assert ran.returncode == 0, ran.stderr
+        bought = json.loads(ran.stdout)
+        assert bought["text"] and bought["verified"] and bought["paid_msat"] > 0
+    assert (
+        town.run("balance", "--wallet", town.wallet("node", "lnd"))["balance_msat"] == 1_000_000 + bought["paid_msat"]
+    )
 
 
 def test_a_connection_is_never_taken_from_the_command_line_and_never_repeated(town: Town) -> None:
