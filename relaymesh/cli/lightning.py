@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from relaymesh.cli.options import ConfigOption, JsonOption
-from relaymesh.cli.running import run
+from relaymesh.cli.running import guarded, run
 from relaymesh.errors import UsageError
 
 FIRST_WALLETS = ("buyer=100000000", "node=1000000")
@@ -21,6 +21,7 @@ def _lightning() -> None:
 
 
 @lightning_commands.command("serve", short_help="Run wallets of play money until Ctrl-C.")
+@guarded
 def serve(
     directory: Annotated[
         Path | None, typer.Option(help="Where it lives; `lightning` in the data folder otherwise.")
@@ -41,31 +42,35 @@ def serve(
 ) -> None:
     """Run wallets and a routing hub until Ctrl-C; the money in them is play money and survives a restart."""
 
-    async def command() -> None:
-        import anyio
+    from relaymesh.cli.settings_source import data_directory, load_settings
 
-        from relaymesh.cli.clock import system_clock
-        from relaymesh.cli.settings_source import data_directory, load_settings
-        from relaymesh.lightning_sim.__main__ import describe, serve_lnd_at
-        from relaymesh.lightning_sim.plan import NetworkPlan, WalletPlan
-        from relaymesh.lightning_sim.server import LightningNetwork
-        from relaymesh.lightning_sim.wallet_connect import serve_wallets
+    folder = directory if directory is not None else data_directory(load_settings(config)) / "lightning"
+    run(lambda: _serve(folder, tuple(wallet or FIRST_WALLETS), tuple(wallet_connect or ()), lnd_port, as_json))
 
-        folder = directory if directory is not None else data_directory(load_settings(config)) / "lightning"
-        wallets = tuple(WalletPlan(*_read_wallet(text)) for text in wallet or FIRST_WALLETS)
-        async with (
-            LightningNetwork.start(folder, NetworkPlan(wallets), lambda: system_clock().unix_ms) as network,
-            serve_wallets(network, tuple(wallet_connect or ()), system_clock) as connections,
-            serve_lnd_at(network, lnd_port) as lnd,
-        ):
-            facts = describe(network, connections, lnd)
-            if as_json:
-                print(json.dumps(facts), flush=True)
-            else:
-                _tell(facts)
-            await anyio.sleep_forever()
 
-    run(command)
+async def _serve(
+    folder: Path, wallets: tuple[str, ...], relay_urls: tuple[str, ...], lnd_port: int | None, as_json: bool
+) -> None:
+    import anyio
+
+    from relaymesh.cli.clock import system_clock
+    from relaymesh.lightning_sim.__main__ import describe, serve_lnd_at
+    from relaymesh.lightning_sim.plan import NetworkPlan, WalletPlan
+    from relaymesh.lightning_sim.server import LightningNetwork
+    from relaymesh.lightning_sim.wallet_connect import serve_wallets
+
+    plan = NetworkPlan(tuple(WalletPlan(*_read_wallet(text)) for text in wallets))
+    async with (
+        LightningNetwork.start(folder, plan, lambda: system_clock().unix_ms) as network,
+        serve_wallets(network, relay_urls, system_clock) as connections,
+        serve_lnd_at(network, lnd_port) as lnd,
+    ):
+        facts = describe(network, connections, lnd)
+        if as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            _tell(facts)
+        await anyio.sleep_forever()
 
 
 def _tell(facts: dict[str, object]) -> None:
