@@ -39,8 +39,8 @@ from relaymesh.roles.buying import Wanted
 from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import ClientTools, OpenSession, RunningJob
 from relaymesh.roles.node import Node, NodeSettings
-from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.node_places import Places
+from relaymesh.roles.node_tools import NodeTools
 from relaymesh.units import AmountMsat
 
 READY_SECONDS: Final = 60

@@ -36,8 +36,8 @@ from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
-from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.node_places import Places
+from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import Recovered, recover_client, recover_node
 from relaymesh.settings import Node as NodeOptions

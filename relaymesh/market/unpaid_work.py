@@ -135,9 +135,9 @@ class UnpaidWork:
         self._at_stake[reservation.guarantor] += exposure_msat
         return reservation
 
-    def release(self, reservation: Reservation) -> None:
-        """The job is over; once more does no harm."""
-        if reservation in self._reserved:
+    def release(self, reservation: Reservation | None) -> None:
+        """The job is over; once more does no harm, nor does a job that risked nothing."""
+        if reservation is not None and reservation in self._reserved:
             self._reserved.remove(reservation)
             self._at_stake[reservation.guarantor] -= reservation.exposure_msat
 

@@ -33,12 +33,15 @@ class WaitingQueue(Generic[TicketT]):
 
     def enter(self, client: PublicKey, ticket: TicketT) -> bool:
         """Wait behind those who wait; False when there is no room, or not for this client."""
-        waiting = self._turns.get(client, ())
-        if self._length >= self.limit or len(waiting) >= self._limit_per_client:
+        if not self.has_room(client):
             return False
         self._turns.setdefault(client, deque()).append(ticket)
         self._length += 1
         return True
+
+    def has_room(self, client: PublicKey) -> bool:
+        """Whether this client may wait."""
+        return self._length < self.limit and len(self._turns.get(client, ())) < self._limit_per_client
 
     def leave(self, client: PublicKey, ticket: TicketT) -> None:
         """Wait no longer; costs what this client has waiting."""

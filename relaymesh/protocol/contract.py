@@ -43,6 +43,11 @@ class SessionContract:
     guarantee: SignedGuarantee | None = None
     quote_plaintext: str = field(default="", repr=False, compare=False)
 
+    @property
+    def guarantor(self) -> PublicKey | None:
+        """The long-term key that answers for the client, as far as the node was shown one."""
+        return None if self.guarantee is None else self.guarantee.guarantor
+
 
 @dataclass(frozen=True, slots=True)
 class JobOrder:

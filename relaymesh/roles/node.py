@@ -39,7 +39,8 @@ from relaymesh.protocol.session_messages import SessionId
 from relaymesh.protocol.status import STATUS_LABEL, LabelLoad, Status
 from relaymesh.roles.clock_check import check_clock
 from relaymesh.roles.containment import Contained
-from relaymesh.roles.node_jobs import NodeTools, ServedSession
+from relaymesh.roles.node_jobs import ServedSession
+from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.session_driver import SessionDriver
 from relaymesh.units import Timestamp
 
@@ -135,6 +136,7 @@ class Node:
                 verify=verify,
                 is_curve_point=is_curve_point,
                 entropy=Entropy(token_bytes(32)),
+                unpaid=self._tools.unpaid,
             )
             self._reception.start(self._tools.clock())
             async with anyio.create_task_group() as tasks:

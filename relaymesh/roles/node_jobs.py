@@ -1,6 +1,5 @@
 """The node's sessions and their jobs, each a machine joined to session, wallet, runner and ledger."""
 
-from dataclasses import dataclass, field
 from secrets import token_bytes
 from typing import Final
 
@@ -22,16 +21,15 @@ from relaymesh.machines.job_events import (
     StartRunner,
     StopRunner,
 )
-from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.node_job import NodeJob
 from relaymesh.machines.node_job_interface import NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
 from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
-from relaymesh.nostr.keys import KeyPair, verify
+from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.ledger import JobQuery, Ledger
-from relaymesh.ports.lightning import InvoiceIssuer, InvoiceRequest, InvoiceStatus
-from relaymesh.ports.runners import RunFinished, RunItem, Runner, RunOutput, RunRequest
+from relaymesh.ports.ledger import JobQuery
+from relaymesh.ports.lightning import InvoiceRequest, InvoiceStatus
+from relaymesh.ports.runners import RunFinished, RunItem, RunOutput, RunRequest
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
@@ -48,8 +46,10 @@ from relaymesh.protocol.session_messages import (
     SessionMessage,
 )
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
-from relaymesh.roles.driver import Clock, Driver
-from relaymesh.roles.node_places import Place, Places
+from relaymesh.roles.driver import Driver
+from relaymesh.roles.node_credit import note_unpaid, reserve_work
+from relaymesh.roles.node_places import Place
+from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
@@ -63,29 +63,11 @@ MAXIMUM_EARLY_MESSAGES: Final = 16
 """What is kept of what a client says about a job that has not begun yet."""
 
 
-@dataclass(slots=True)
-class NodeTools:
-    """What every session of a node shares, and how busy the node is.
-
-    Attributes:
-        is_runner_suspect: Whether the runner failed the last time: it is asked for a sign of life before anybody pays.
-    """
-
-    key: KeyPair
-    wallet: InvoiceIssuer
-    runner: Runner
-    ledger: Ledger
-    clock: Clock
-    places: Places
-    job_settings: NodeJobSettings = field(default_factory=NodeJobSettings)
-    is_runner_suspect: bool = False
-
-
 class NodeJobRun:
     """One job: drives its machine and the runner."""
 
-    def __init__(self, tools: NodeTools, machine: NodeJob, session: SessionDriver, model: str) -> None:
-        self._tools, self._machine, self._session, self._model = tools, machine, session, model
+    def __init__(self, tools: NodeTools, machine: NodeJob, session: SessionDriver, model: str, place: Place) -> None:
+        self._tools, self._machine, self._session, self._model, self._place = tools, machine, session, model, place
         self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
@@ -111,7 +93,10 @@ class NodeJobRun:
 
     async def run(self) -> None:
         """Drive the job to its end; a ledger that fails ends the job where it stands, unpaid for what follows."""
-        await self._driver.run()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._tools.places.lend, self._place)
+            await self._driver.run()
+            tasks.cancel_scope.cancel()
 
     def _act(self, driver: Driver[NodeJobInput, NodeJobEffect], effect: NodeJobEffect) -> bool:
         self._may_produce.set()  # whatever happened may be what the runner waits for
@@ -136,6 +121,7 @@ class NodeJobRun:
         if not isinstance(effect, Store):
             raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
         await self._tools.ledger.write(effect.records)
+        note_unpaid(self._tools.unpaid, effect.records, self._machine.contract.guarantor)
 
     async def _create_invoice(self, wanted: CreateInvoice) -> None:
         request = InvoiceRequest(
@@ -164,6 +150,7 @@ class NodeJobRun:
         request = RunRequest(self._model, message.job_type, message.body, maximum_output_tokens)
         with self._runner_scope:
             try:
+                await self._tools.places.keep(self._place)
                 async with self._tools.runner.run(request) as items:
                     async for item in items:
                         self._take_item(item)
@@ -177,6 +164,8 @@ class NodeJobRun:
                 self._tools.is_runner_suspect = True
                 report("runner", error)
                 self._driver.tell(RunnerStopped(refuse(RefusalCode.RUNNER_FAILED, "the node's runner failed")))
+            finally:
+                self._tools.places.leave(self._place)  # what is left to do takes no machine
 
     async def _wait_demand(self) -> None:
         """Wait until more output is wanted: paid for (an unpaid invoice lapses), and within the client's credit."""
@@ -288,7 +277,7 @@ class ServedSession:
                 refusal = await self._tools.places.wait(place)
                 self._waiting.pop(message.job_id, None)
                 if refusal is None:
-                    await self._serve(message)
+                    await self._serve(message, place)
                 else:
                     self._refuse(message.job_id, refusal)
             self._give_up(message.job_id, job)
@@ -297,16 +286,23 @@ class ServedSession:
             self._jobs.pop(message.job_id, None)
             self._tools.places.leave(place)
 
-    async def _serve(self, message: JobMessage) -> None:
+    async def _serve(self, message: JobMessage, place: Place) -> None:
         machine = await self._prepare(message)
         if machine is None:
             return
         assert self.driver is not None
-        job = NodeJobRun(self._tools, machine, self.driver, self._model)
+        risk = reserve_work(self._tools.unpaid, self.contract, self._tools.clock().timestamp)
+        if isinstance(risk, Refusal):
+            self._refuse(message.job_id, risk)
+            return
+        job = NodeJobRun(self._tools, machine, self.driver, self._model, place)
         self._jobs[message.job_id] = job
         for early in self._starting.pop(message.job_id):
             job.hear(early)
-        await job.run()
+        try:
+            await job.run()
+        finally:
+            self._tools.unpaid.release(risk)
 
     async def _recall(self, job_id: JobId) -> None:
         """A client came back for a job that does not run here any more: its record is sent again."""

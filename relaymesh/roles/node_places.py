@@ -1,5 +1,6 @@
 """A node's places: who runs a job now, who waits for a place, and how long that takes (RM-02, "Jobs")."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +14,7 @@ from relaymesh.roles.driver import Clock
 from relaymesh.units import MILLISECONDS_PER_SECOND, Instant
 
 MICROSECONDS_PER_MILLISECOND: Final = 1_000
+UNPAID_RETRY_MS: Final = 5_000
 AVERAGED_JOBS: Final = 8
 """How long a job takes here is an average in which each new job counts for one in so many."""
 
@@ -24,11 +26,13 @@ class Place:
     Attributes:
         began_at: Since when it is taken; None while the job waits.
         refusal: Why the job will not get one; None as long as it may.
+        is_kept: Whether the job has begun to run; before that its place is only lent.
     """
 
     client: PublicKey
     began_at: Instant | None = None
     refusal: Refusal | None = None
+    is_kept: bool = False
     decided: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -41,6 +45,8 @@ class Places:
         queue_limit: Jobs that may wait; 0 refuses at once whoever finds no place free.
         queue_limit_per_client: Of these, jobs of one client session key.
         queue_ms: So long a job waits at the most; it stays below what a client waits for its first output.
+        lent_ms: So long a job has its place before its first payment; then it is the next one's.
+        unpaid_limit: Jobs that wait for their first payment after that; `unpaid_limit_per_client` of one session key.
     """
 
     def __init__(
@@ -51,6 +57,9 @@ class Places:
         queue_limit: int = 0,
         queue_limit_per_client: int = 4,
         queue_ms: int = 5_000,
+        lent_ms: int = 3_000,
+        unpaid_limit: int = 1_024,
+        unpaid_limit_per_client: int = 4,
     ) -> None:
         self.maximum_jobs = maximum_jobs
         self.running = 0
@@ -58,6 +67,9 @@ class Places:
         self.changed = anyio.Event()
         self._clock, self._queue_ms = clock, queue_ms
         self._queue: WaitingQueue[Place] = WaitingQueue(queue_limit, queue_limit_per_client)
+        self._lent_ms = lent_ms
+        self._unpaid: WaitingQueue[Place] = WaitingQueue(unpaid_limit, max(unpaid_limit_per_client, 1))
+        self._funded: deque[Place] = deque()
         self._service_ms = MILLISECONDS_PER_SECOND
 
     def load(self) -> NodeLoad:
@@ -83,6 +95,9 @@ class Places:
         refusal = refuse_for_load(load)
         if refusal is not None:
             return refusal
+        if not self._unpaid.has_room(client):
+            said = "as many jobs wait for their first payment as may; pay one, or ask again later"
+            return refuse(RefusalCode.PAYMENT_REQUIRED, said, UNPAID_RETRY_MS)
         place = Place(client)
         if load.free > 0:
             self._take(place)
@@ -100,6 +115,26 @@ class Places:
             return refuse(RefusalCode.BUSY, "no place came free in time; ask again later", self.load().retry_in_ms)
         return place.refusal
 
+    async def lend(self, place: Place) -> None:
+        """Take a place back that was taken for a job which is not paid in time; never fails, and may be cancelled.
+
+        The job may still be paid, and then has the first place that comes free. So whoever does not pay keeps nobody
+        from the machine for long.
+        """
+        await anyio.sleep(self._lent_ms / MILLISECONDS_PER_SECOND)
+        if place.began_at is not None and not place.is_kept and self._unpaid.enter(place.client, place):
+            place.decided = anyio.Event()
+            self._give_back(place)
+
+    async def keep(self, place: Place) -> None:
+        """The job begins to run: wait, ahead of all who have not paid, until it has its place again; mostly it has."""
+        place.is_kept = True
+        if place.began_at is None:
+            self._unpaid.leave(place.client, place)
+            self._funded.append(place)
+            self._hand_on()
+            await place.decided.wait()  # whoever runs now ends, and whoever waits for this one gives it up
+
     def give_up(self, place: Place, reason: str) -> None:
         """End a job's wait: it is not wanted any more. One that runs is ended by its own means."""
         if place.began_at is None:
@@ -111,13 +146,13 @@ class Places:
         """A job is over, or waits no longer: whoever's turn it is takes the place."""
         if place.began_at is None:
             self._queue.leave(place.client, place)
+            self._unpaid.leave(place.client, place)
+            if place in self._funded:
+                self._funded.remove(place)
         else:
             took_ms = (self._clock().instant - place.began_at) // MICROSECONDS_PER_MILLISECOND
             self._service_ms = (self._service_ms * (AVERAGED_JOBS - 1) + took_ms) // AVERAGED_JOBS
-            self.running -= 1
-            following = None if self.running >= self.maximum_jobs else self._queue.take()
-            if following is not None:
-                self._take(following)
+            self._give_back(place)
         self._note_change()
 
     def drain(self) -> None:
@@ -125,6 +160,20 @@ class Places:
         self.is_draining = True
         while (place := self._queue.take()) is not None:
             self._refuse(place, refuse(RefusalCode.DRAINING, "this node takes no new jobs; ask another"))
+        self._note_change()
+
+    def _give_back(self, place: Place) -> None:
+        place.began_at = None
+        self.running -= 1
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give what is free to whoever is next: those who have paid, then the queue."""
+        while self.running < self.maximum_jobs:
+            following = self._funded.popleft() if self._funded else self._queue.take()
+            if following is None:
+                break
+            self._take(following)
         self._note_change()
 
     def _take(self, place: Place) -> None:

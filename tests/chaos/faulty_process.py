@@ -35,7 +35,7 @@ from relaymesh.roles.client import ClientSettings
 from relaymesh.roles.client_jobs import ClientTools
 from relaymesh.roles.driver import Driver
 from relaymesh.roles.node import NodeSettings
-from relaymesh.roles.node_jobs import NodeTools
+from relaymesh.roles.node_tools import NodeTools
 from tests.chaos.fault_plan import FaultPlan, effect_step
 from tests.chaos.fault_watch import Watch, WatchedDriver, WatchedLedger, WatchedTables, replace_part, watched_context
 from tests.chaos.faulty_wallet import FaultyWallet

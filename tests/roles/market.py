@@ -25,8 +25,8 @@ from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import ClientTools, OpenSession, PaymentPolicy, RunningJob
 from relaymesh.roles.experience import Experience
 from relaymesh.roles.node import Node, NodeSettings
-from relaymesh.roles.node_jobs import NodeTools
 from relaymesh.roles.node_places import Places
+from relaymesh.roles.node_tools import NodeTools
 from relaymesh.units import AmountMsat, Instant, Moment
 
 EPOCH_MS = 1_800_000_000_000

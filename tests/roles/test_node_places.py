@@ -114,3 +114,90 @@ async def test_whoever_watches_the_load_hears_of_every_change() -> None:
         assert changed.is_set()
         rooms.append(places.room)
     assert rooms == [(True, True), (False, True), (False, False)]
+
+
+# ── places that are only lent until the first payment ────────────────────────────────────────────────────────────────
+
+
+async def test_who_does_not_pay_in_time_gives_the_place_to_the_next() -> None:
+    places = Places(1, loop_clock, queue_limit=8)
+    unpaid, next_one = ask(places, ONE), ask(places, TWO)
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(places.lend, unpaid)
+        assert await places.wait(next_one) is None
+    assert anyio.current_time() - began == pytest.approx(3)
+    assert unpaid.began_at is None and places.running == 1
+    places.leave(unpaid)
+    places.leave(next_one)
+    assert places.running == 0 and places.load().free == 1
+
+
+async def test_a_job_that_runs_keeps_its_place() -> None:
+    places = Places(1, loop_clock, queue_limit=8)
+    running = ask(places, ONE)
+    await places.keep(running)
+    await places.lend(running)
+    assert running.began_at is not None and places.load().free == 0
+
+
+async def test_who_pays_late_has_the_first_place_that_comes_free() -> None:
+    places = Places(1, loop_clock, queue_limit=8)
+    late, running = ask(places, ONE), ask(places, TWO)
+    await places.lend(late)
+    await places.keep(running)
+    queued = ask(places, THREE)
+    order: list[Place] = []
+
+    async def keep() -> None:
+        await places.keep(late)
+        order.append(late)
+        places.leave(late)
+
+    async def wait() -> None:
+        assert await places.wait(queued) is None
+        order.append(queued)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        tasks.start_soon(keep)
+        await anyio.sleep(1)
+        assert order == [] and places.running == 1
+        places.leave(running)
+    assert order == [late, queued] and places.running == 1
+
+
+async def test_who_pays_late_and_goes_before_there_is_a_place_leaves_nothing_behind() -> None:
+    places = Places(1, loop_clock, queue_limit=8)
+    late, running = ask(places, ONE), ask(places, TWO)
+    await places.lend(late)
+    await places.keep(running)
+    with anyio.move_on_after(1):
+        await places.keep(late)
+    places.leave(late)
+    places.leave(running)
+    assert places.running == 0 and isinstance(places.ask(THREE), Place)
+    assert places.running == 1
+
+
+async def test_only_so_many_jobs_of_a_key_and_of_all_wait_for_their_first_payment() -> None:
+    places = Places(3, loop_clock, unpaid_limit=3, unpaid_limit_per_client=2)
+    for client in (ONE, ONE):
+        await places.lend(ask(places, client))
+    refusal = places.ask(ONE)
+    assert isinstance(refusal, Refusal) and refusal.code is RefusalCode.PAYMENT_REQUIRED
+    other = ask(places, TWO)
+    await places.lend(other)
+    assert isinstance(places.ask(THREE), Refusal), "of all clients together"
+    places.leave(other)
+    assert isinstance(places.ask(THREE), Place)
+
+
+async def test_where_no_more_may_wait_a_place_is_kept_and_not_lost() -> None:
+    places = Places(2, loop_clock, unpaid_limit=1)
+    first, second = ask(places, ONE), ask(places, TWO)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(places.lend, first)
+        tasks.start_soon(places.lend, second)
+    assert (first.began_at is None) != (second.began_at is None)
+    assert places.running == 1
