@@ -53,6 +53,11 @@ class Wallet:
             (lndconnect), kept by `relaymesh wallet connect`; empty is none.
         base_fee_msat: Routing fees up to this are always accepted.
         fee_ppm: Beyond that, so many millionths of the amount.
+        maximum_job_msat: The most that one job may cost, or one session that is paid for in advance, with its fees; 0
+            for no limit.
+        maximum_hour_msat: The most that may be spent in any 60 minutes, on jobs, on routers and by `relaymesh wallet
+            pay`; 0 for no limit.
+        maximum_day_msat: The same in any 24 hours.
         payment_seconds: How long a payment may take before its outcome counts as unknown and is looked up.
     """
 
@@ -60,6 +65,9 @@ class Wallet:
     connection_file: str = ""
     base_fee_msat: int = 5_000
     fee_ppm: int = 10_000
+    maximum_job_msat: int = 1_000_000
+    maximum_hour_msat: int = 10_000_000
+    maximum_day_msat: int = 50_000_000
     payment_seconds: int = 30
 
 

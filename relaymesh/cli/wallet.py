@@ -10,7 +10,7 @@ import typer
 from relaymesh.cli.options import ConfigOption, JsonOption, WalletOption, wallet_flags
 from relaymesh.cli.running import guarded, run
 from relaymesh.errors import RelayMeshError, RemoteProtocolError, UsageError
-from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
+from relaymesh.units import AmountMsat
 
 if TYPE_CHECKING:
     from relaymesh.adapters.lnd_file import LndConnection
@@ -89,23 +89,29 @@ async def _connect(path: Path, config: Path | None, *, is_new: bool, as_json: bo
 
 @wallet_commands.command("balance")
 def balance(wallet: WalletOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show what the wallet has, and what it can send and receive now."""
+    """Show what the wallet has, what it can send and receive now, and what is left of the spending limits."""
 
     async def command() -> None:
+        from relaymesh.cli.spending import describe_allowance, find_allowances
         from relaymesh.cli.wallet_wiring import open_wallet
 
-        async with open_wallet(_settings(config, wallet).wallet) as opened:
+        settings = _settings(config, wallet)
+        async with open_wallet(settings.wallet) as opened:
             info = await opened.info()
+        allowances = await find_allowances(settings)
         if as_json:
             amounts = {
                 "balance_msat": info.balance_msat,
                 "spendable_msat": info.spendable_msat,
                 "receivable_msat": info.receivable_msat,
             }
-            print(json.dumps({"public_key": info.public_key, "network": info.network, **amounts}))
+            limits = [describe_allowance(each) for each in allowances]
+            print(json.dumps({"public_key": info.public_key, "network": info.network, **amounts, "limits": limits}))
         else:
             inbound = "" if info.receivable_msat is None else f", {info.receivable_msat:,} can be received now"
             print(f"{info.balance_msat:,} msat on {info.network}: {info.spendable_msat:,} can be sent now{inbound}")
+            for each in allowances:
+                print(f"{each.left_msat:,} msat left {each.period} ({each.setting} is {each.limit_msat:,})")
 
     run(command)
 
@@ -124,26 +130,27 @@ def pay(
     async def command() -> int:
         from relaymesh.adapters.invoices import decode_invoice_in_thread
         from relaymesh.cli.clock import system_clock
+        from relaymesh.cli.ledgers import open_ledger
+        from relaymesh.cli.spending import open_spending, payment_policy
         from relaymesh.cli.wallet_wiring import open_wallet
         from relaymesh.ports.lightning import PaymentRequest
         from relaymesh.protocol.payment import find_flaw
-        from relaymesh.roles.client_jobs import PaymentPolicy
 
-        settings = _settings(config, wallet).wallet
+        settings = _settings(config, wallet)
         try:
             read = await decode_invoice_in_thread(invoice.strip().removeprefix("lightning:"))
         except RemoteProtocolError as error:
             raise UsageError(str(error)) from error
-        policy = PaymentPolicy(settings.base_fee_msat, settings.fee_ppm)
+        policy = payment_policy(settings.wallet)
         fee_msat = policy.maximum_fee(read.amount_msat) if max_fee_msat is None else AmountMsat(max_fee_msat)
-        async with open_wallet(settings) as opened:
+        async with open_wallet(settings.wallet) as opened, open_ledger(settings, "client") as ledger:
             info = await opened.info()
             flaw = find_flaw(read, network=info.network, now=system_clock().timestamp, payee=payee)
             if flaw is not None:
                 raise UsageError(flaw)
-            deadline_ms = settings.payment_seconds * MILLISECONDS_PER_SECOND
-            request = PaymentRequest(read.bolt11, read.payment_hash, fee_msat, deadline_ms)
-            return _tell_outcome(await opened.pay(request), read.payment_hash, as_json)
+            spending = await open_spending(opened, ledger, settings.wallet)
+            request = PaymentRequest(read.bolt11, read.payment_hash, fee_msat, policy.deadline_ms)
+            return _tell_outcome(await spending.pay(request), read.payment_hash, as_json)
 
     run(command)
 

@@ -21,6 +21,7 @@ from relaymesh.cli.clock import system_clock
 from relaymesh.cli.ledgers import open_existing_ledger, open_ledger
 from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
+from relaymesh.cli.spending import open_spending, payment_policy
 from relaymesh.cli.wallet_wiring import open_wallet
 from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.market.outcomes import WHOLE_MILLI
@@ -32,7 +33,7 @@ from relaymesh.ports.runners import Runner, RunnerModel
 from relaymesh.protocol.codec import SignedOffer, is_label
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.roles.client import Client, ClientSettings
-from relaymesh.roles.client_jobs import ClientTools, PaymentPolicy
+from relaymesh.roles.client_jobs import ClientTools
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
@@ -103,20 +104,19 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     from relaymesh.adapters.invoices import decode_invoice_in_thread
 
     directory = data_directory(settings)
-    wallet = settings.wallet
-    policy = PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
     async with AsyncExitStack() as stack:
-        payer = await stack.enter_async_context(open_wallet(wallet))
+        payer = await stack.enter_async_context(open_wallet(settings.wallet))
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
         check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
         _tell_unread(await recover_client(ledger, payer))
+        spending = await open_spending(payer, ledger, settings.wallet)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         tools = ClientTools(
-            wallet=payer,
+            wallet=spending,
             ledger=ledger,
             read_invoice=decode_invoice_in_thread,
             clock=system_clock,
-            payment_policy=policy,
+            payment_policy=payment_policy(settings.wallet),
             experience=Experience(experience_settings(settings)),
         )
         chosen = ClientSettings(

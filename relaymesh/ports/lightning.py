@@ -35,6 +35,9 @@ MAXIMUM_INVOICE_LABEL_BYTES: Final = 128
 NOT_SENT: Final = -1
 """The code of a payment that never left this process."""
 
+OVER_LIMIT: Final = -2
+"""The code of a payment that a spending limit of ours does not allow; it never left this process either."""
+
 BAD_INVOICE: Final = -32602
 """The code of an invoice that must not be paid: broken, our own, or another one than was meant."""
 
@@ -95,12 +98,15 @@ class PaymentRequest:
         payment_hash: Its payment hash, lowercase hex, as the payer read it (what unknown outcomes are looked up by).
         maximum_fee_msat: Routing fees above this fail the payment.
         deadline_ms: How long to wait for an outcome before answering `PaymentUnknown`.
+        job_id: The job (or prepaid session) that is paid for, empty where it is none: spending limits go by it, and no
+            wallet is told.
     """
 
     bolt11: str
     payment_hash: str
     maximum_fee_msat: AmountMsat
     deadline_ms: int = 30_000
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.lightning import (
     BAD_INVOICE,
     NOT_SENT,
+    OVER_LIMIT,
     DecodedInvoice,
     Payer,
     PaymentAbsent,
@@ -221,13 +222,14 @@ class RunningJob:
 
     async def _pay(self, pay: Pay) -> None:
         policy = self._tools.payment_policy
-        request = PaymentRequest(pay.bolt11, pay.payment_hash, policy.maximum_fee(pay.amount_msat), policy.deadline_ms)
+        fee_msat = policy.maximum_fee(pay.amount_msat)
+        request = PaymentRequest(pay.bolt11, pay.payment_hash, fee_msat, policy.deadline_ms, self.job_id)
         await self._ask_wallet(pay.tranche, self._pay_once(request))
 
     async def _pay_once(self, request: PaymentRequest) -> PaymentLookup:
         """Pay; a wallet that says it failed after something may have been sent is asked again by the payment hash."""
         outcome = await self._tools.wallet.pay(request)
-        if isinstance(outcome, PaymentFailed) and outcome.code not in (NOT_SENT, BAD_INVOICE):
+        if isinstance(outcome, PaymentFailed) and outcome.code not in (NOT_SENT, BAD_INVOICE, OVER_LIMIT):
             looked_up = await self._tools.wallet.lookup_payment(request.payment_hash)
             return outcome if isinstance(looked_up, PaymentAbsent) else looked_up
         return outcome

@@ -143,6 +143,50 @@ def test_a_purchase_is_paid_over_lnd_on_both_sides(town: Town) -> None:
     )
 
 
+def test_what_may_be_spent_is_limited_over_all_commands_and_shown(town: Town) -> None:
+    wallet = town.wallet("buyer", "rpc_path")
+    town.home.settings |= {"RELAYMESH_WALLET_MAXIMUM_HOUR_MSAT": "60000", "RELAYMESH_WALLET_MAXIMUM_DAY_MSAT": "0"}
+    first, second = (
+        town.run("invoice", amount, "--wallet", town.wallet("node", "rpc_path"))["bolt11"]
+        for amount in ("50000", "4000")
+    )
+    assert town.run("pay", first, "--wallet", wallet)["outcome"] == "paid"
+    assert town.run("pay", first, "--wallet", wallet)["outcome"] == "paid"
+    spent = 100_000_000 - town.run("balance", "--wallet", wallet)["balance_msat"]
+    ran = town.home.run("wallet", "pay", second, "--max-fee-msat", "7000", "--wallet", wallet)
+    assert ran.returncode == 1
+    assert f"wallet.maximum_hour_msat allows 60,000 msat in an hour, of which {spent:,} are spent" in ran.stderr
+    assert "this payment may cost 11,000" in ran.stderr
+    assert town.run("pay", second, "--max-fee-msat", "5000", "--wallet", wallet)["outcome"] == "paid"
+    told = town.run("balance", "--wallet", wallet)
+    spent = 100_000_000 - told["balance_msat"]
+    assert told["limits"] == [
+        {"setting": "wallet.maximum_job_msat", "limit_msat": 1_000_000, "spent_msat": 0, "left_msat": 1_000_000},
+        {"setting": "wallet.maximum_hour_msat", "limit_msat": 60_000, "spent_msat": spent, "left_msat": 60_000 - spent},
+    ]
+    said = town.home.run("wallet", "balance", "--wallet", wallet).stdout
+    assert f"{60_000 - spent:,} msat left in an hour (wallet.maximum_hour_msat is 60,000)" in said
+    checked = town.home.run("ledger", "check", "--side", "client").stdout
+    assert "what was paid beside jobs is proved by its preimage, and nothing else has one: payments 2" in checked
+
+
+def test_a_job_beyond_a_limit_is_not_paid_and_says_why(town: Town) -> None:
+    config = town.home.directory / "node.toml"
+    config.write_text(
+        f'[wallet]\nlightning_rpc = "{town.wallet("node", "rpc_path")}"\n[node]\nport = 0\nrunner = "embedded"\n'
+        "minimum_msat = 1000\n"
+    )
+    town.home.settings["RELAYMESH_WALLET_MAXIMUM_DAY_MSAT"] = "5999"
+    with town.home.serve("node", "serve", "--config", str(config), "--json"):
+        wallet = town.wallet("buyer", "rpc_path")
+        ran = town.home.run("infer", "--allow-private", "--wallet", wallet, "What is this?")
+        assert ran.returncode != 0
+        assert "wallet.maximum_day_msat allows 5,999 msat in a day" in ran.stderr
+        assert town.run("balance", "--wallet", wallet)["balance_msat"] == 100_000_000
+        logs = "".join(path.read_text() for path in town.home.directory.glob("*.log"))
+        assert "5,999" not in logs
+
+
 def test_a_connection_is_never_taken_from_the_command_line_and_never_repeated(town: Town) -> None:
     connection = Path(town.wallet("buyer")).read_text().strip()
     secret = connection.partition("secret=")[2]
