@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import assert_never
 
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.machines.buyer_settlement import BuyerSettlement
+from relaymesh.machines.buyer_account import BuyerAccount
 from relaymesh.machines.client_job_interface import (
     CLIENT_JOB_TRANSITIONS,
     ClientJobEffect,
@@ -31,6 +31,7 @@ from relaymesh.machines.job_outcome import (
     JobEnded,
     JobObservation,
     find_complaints,
+    is_fair,
     keep_quote,
     make_job_record,
     make_receipt,
@@ -39,14 +40,10 @@ from relaymesh.machines.job_outcome import (
 from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import earliest
 from relaymesh.machines.offered_invoices import OfferedInvoices
-from relaymesh.machines.records import (
-    EvidenceRecord,
-    JobRecord,
-    JobState,
-    Store,
-    join_stores,
-)
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.sealed_deliveries import SealedDeliveries
+from relaymesh.machines.session_funds import FundsChanged, FundsRefused
+from relaymesh.machines.session_shares import BuyerShare, make_buyer_settlement
 from relaymesh.machines.settlement import (
     JobAccounted,
     LookUpPayment,
@@ -96,6 +93,7 @@ class ClientJob:
         commitments: What the session's secret lets us compute about prompt and output.
         known_payment_hashes: Hashes of other tranches, which no invoice may repeat.
         recovery_keys: What the ledger keeps, encrypted, so that the job can be taken up after a crash.
+        account: The session's prepaid money; None where the job is paid by itself.
     """
 
     def __init__(
@@ -110,6 +108,7 @@ class ClientJob:
         known_payment_hashes: Collection[str] = (),
         recovery_keys: bytes = b"",
         settings: ClientJobSettings | None = None,
+        account: BuyerAccount | None = None,
     ) -> None:
         self.contract, self.order = contract, order
         self.job_id = order.job_id(contract.session_id)
@@ -117,10 +116,8 @@ class ClientJob:
         self._signer, self._verify, self._commitments = signer, verify, commitments
         self._recovery_keys = recovery_keys
         self._settings = settings or ClientJobSettings()
-        self._settlement = BuyerSettlement(
-            agree_settlement("client", contract, self.job_id, plan, order.maximum_msat),
-            known_payment_hashes=known_payment_hashes,
-        )
+        agreed = agree_settlement("client", contract, self.job_id, plan, order.maximum_msat)
+        self._settlement = make_buyer_settlement(agreed, account, commitments, known_payment_hashes)
         self._observation = JobObservation(input_bytes=len(order.body.encode()))
         sealed = SealedDeliveries(contract, self.job_id, verify) if contract.term.order == "sealed" else None
         self.output = ClientOutput(self._observation, sealed)
@@ -155,8 +152,10 @@ class ClientJob:
                 self._receive_message(session_message, now)
             case InvoiceRead(tranche, decoded):
                 self._offer_to_settlement(tranche, decoded, now)
-            case PaymentResolved():
+            case PaymentResolved() | FundsChanged() | FundsRefused():
                 self._settlement.receive(message, now)
+                if isinstance(message, FundsChanged) and self.state is _S.WAITING:
+                    self._timer = now.after_ms(self._patience_ms)
                 self._settle(now)
             case CancelRequested():
                 self._is_cancelled = True
@@ -283,6 +282,9 @@ class ClientJob:
         except RemoteProtocolError as error:
             self._observation.note(f"a metering record that is no evidence came: {error}")
             return
+        if isinstance(self._settlement, BuyerShare):
+            fair = is_fair(self.contract, self.order, self._observation, self._metering.record)
+            self._settlement.take_record(self._metering.record, is_fair=fair)
         self._leave_streaming("end of output", now)
         self._account(now)
 
@@ -365,14 +367,12 @@ class ClientJob:
         self._settle(now)
         state = self._final_state()
         self._observation.finished = now.instant
-        complaints = find_complaints(
-            self.contract, self.order, self._observation, self._metering, self._settlement, self._commitments
-        )
+        facts = (self.contract, self.order, self._observation, self._metering)
+        complaints = find_complaints(*facts, self._settlement, self._commitments)
         receipt, evidence = None, self.output.evidence()
         if self._metering is not None:
-            receipt = self._signer.sign(
-                make_receipt(self._metering, self._observation, self._settlement, complaints, now)
-            )
+            unsigned = make_receipt(self._metering, self._observation, self._settlement, complaints, now)
+            receipt = self._signer.sign(unsigned)
             evidence += [EvidenceRecord("client", self.job_id, event) for event in (self._metering.event, receipt)]
         self._effects.append(Store((self._job_record(state), *evidence)))
         if receipt is not None:

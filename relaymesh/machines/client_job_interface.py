@@ -16,6 +16,7 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import Store
+from relaymesh.machines.session_funds import FundsChanged, FundsRefused
 from relaymesh.machines.settlement import LookUpPayment, Pay, PaymentResolved
 
 
@@ -47,5 +48,14 @@ CLIENT_JOB_TRANSITIONS: Final = TransitionTable(
 )
 
 
-ClientJobInput = Received | InvoiceRead | PaymentResolved | CancelRequested | SessionRestored | SessionEnded
+ClientJobInput = (
+    Received
+    | InvoiceRead
+    | PaymentResolved
+    | FundsChanged
+    | FundsRefused
+    | CancelRequested
+    | SessionRestored
+    | SessionEnded
+)
 ClientJobEffect = Store | Send | ReadInvoice | Pay | LookUpPayment | Deliver | JobEnded

@@ -4,7 +4,8 @@ from typing import Final
 
 from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.machines.seller_settlement import SellerSettlement
-from relaymesh.market.admission import admit_job
+from relaymesh.machines.session_account import admit_session_job
+from relaymesh.market.pricing import cost
 from relaymesh.protocol.contract import Commitments, SessionContract
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.metering import (
@@ -58,8 +59,8 @@ class JobMeter:
             return refuse(RefusalCode.OVER_LIMIT, "the job asks for no output, which this price row cannot deliver")
         if self.input_units > MAXIMUM_QUANTITY:
             return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
-        return admit_job(
-            row,
+        return admit_session_job(
+            contract,
             input_units=self.input_units,
             maximum_output_units=message.output_units,
             maximum_msat=message.max_msat,
@@ -104,6 +105,17 @@ class JobMeter:
         if self._contract.quote.row.unit != "token":
             self._input_tokens = input_tokens
         self._output_tokens = output_tokens
+
+    def due(self, failure: Refusal | None) -> tuple[int, AmountMsat]:
+        """Output delivered in the row's unit, and what it costs with its input: what a session's job draws.
+
+        A job that failed before its first output costs nothing (RM-02, "Jobs").
+        """
+        row = self._contract.quote.row
+        _, output_units = self._units().of(row.unit)
+        if failure is not None and not self.outputs:
+            return output_units, AmountMsat(0)
+        return output_units, cost(row, self.input_units, output_units)
 
     def record(
         self, settlement: SellerSettlement, commitments: Commitments, failure: Refusal | None, finish_reason: str

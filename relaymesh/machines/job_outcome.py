@@ -119,18 +119,14 @@ def find_complaints(
     if metering is None:
         owed = () if observation.was_refused else ("the node sent no metering record",)
         return (*observation.notes, *owed)
-    record, quote_row = metering.record, contract.quote.row
-    input_units, output_units = record.billable_units(quote_row.unit)
-    allowed = cost_within(quote_row, input_units, min(output_units, MAXIMUM_QUANTITY), order.maximum_msat)
+    record = metering.record
     checks = {
         "it is for another client, session or quote": metering.client == contract.client
         and record.session == contract.session_id
         and record.quote_id == contract.quote_event.id,
         "it names another model or job type": (record.model, record.job_type) == (order.model, order.job_type),
         "it states another limit than the job's": record.max_msat == order.maximum_msat,
-        "it charges more than its units cost": not record.charged_msat
-        or allowed is None
-        or record.charged_msat <= allowed,
+        "it charges more than its units cost": _is_within_price(contract, order, record),
         "it charges more than the job's limit": record.charged_msat <= order.maximum_msat,
         "it charges another sum than was paid": record.charged_msat == settlement.paid_msat,
         "it counts other input bytes": record.units.input_bytes == observation.input_bytes,
@@ -141,6 +137,23 @@ def find_complaints(
         "its tranches are not the payments that were made": _are_payments_as_made(record, settlement, commitments),
     }
     return (*observation.notes, *(complaint for complaint, holds in checks.items() if not holds))
+
+
+def is_fair(contract: SessionContract, order: JobOrder, observation: JobObservation, record: MeteringRecord) -> bool:
+    """Whether a record may be booked: what it charges is within the limit, and within the price of what we measured."""
+    counted = (record.units.input_bytes, record.units.output_bytes)
+    return (
+        record.charged_msat <= order.maximum_msat
+        and counted == (observation.input_bytes, observation.output_bytes)
+        and _is_within_price(contract, order, record)
+    )
+
+
+def _is_within_price(contract: SessionContract, order: JobOrder, record: MeteringRecord) -> bool:
+    row = contract.quote.row
+    input_units, output_units = record.billable_units(row.unit)
+    allowed = cost_within(row, input_units, min(output_units, MAXIMUM_QUANTITY), order.maximum_msat)
+    return not record.charged_msat or allowed is None or record.charged_msat <= allowed
 
 
 def _are_payments_as_made(record: MeteringRecord, settlement: BuyerSettlement, commitments: Commitments) -> bool:

@@ -28,6 +28,8 @@ from relaymesh.machines.node_job_interface import NODE_JOB_TRANSITIONS, NodeJobE
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.sealed_sale import SealedSale
 from relaymesh.machines.seller_settlement import SellerSettlement
+from relaymesh.machines.session_funds import FundsAsked, FundsRefused, FundsReserved, JobSettled, SessionFunds
+from relaymesh.machines.session_shares import SellerShare, make_seller_settlement
 from relaymesh.machines.settlement import (
     CreateInvoice,
     InvoiceFailed,
@@ -74,6 +76,7 @@ class NodeJob:
         commitments: What the session's secret lets us compute about prompt and output.
         recovery_keys: What the ledger keeps, encrypted, so that the job can be ended after a crash.
         sealing_secret: 32 random bytes of this job alone, from which its sealed tranches have their keys.
+        funds: The session's prepaid money; None where the job is paid by itself.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class NodeJob:
         recovery_keys: bytes = b"",
         sealing_secret: bytes = b"",
         settings: NodeJobSettings | None = None,
+        funds: SessionFunds | None = None,
     ) -> None:
         self.contract, self.message = contract, message
         self.state = NODE_JOB_TRANSITIONS.initial
@@ -96,6 +100,7 @@ class NodeJob:
         self._meter = JobMeter(contract, message, input_tokens, recovery_keys)
         self._sealed = SealedSale(contract, message.job_id, sealing_secret, signer, self._meter)
         self._settlement: SellerSettlement | None = None
+        self._funds = funds
         self._delivery: Delivery | None = None
         self._offers: list[OfferInvoice] = []
         self._failure: Refusal | None = None
@@ -122,12 +127,10 @@ class NodeJob:
             self._move("refuse", _S.ENDED)
             self._effects += [self._error(granted), JobClosed(JobState.FAILED)]
             return
-        plan = TranchePlan(row, self._meter.input_units, granted, self.contract.term.tranche_units)
-        self._settlement = SellerSettlement(
-            agree_settlement("node", self.contract, message.job_id, plan, message.max_msat),
-            invoice_expiry_seconds=self._settings.invoice_expiry_seconds,
-        )
-        self._plan = plan
+        tranche_units = self.contract.term.tranche_units if self._funds is None else None
+        self._plan = plan = TranchePlan(row, self._meter.input_units, granted, tranche_units)
+        agreed = agree_settlement("node", self.contract, message.job_id, plan, message.max_msat)
+        self._settlement = make_seller_settlement(agreed, self._funds, self._settings.invoice_expiry_seconds)
         self._delivery = make_delivery(self.contract.term.order, plan, self._meter, self._settlement)
         self._effects.append(Store((self._job_record(JobState.OPEN),)))
         first = self._delivery.begin()
@@ -143,7 +146,7 @@ class NodeJob:
         match message:
             case Received(session_message):
                 self._receive_message(session_message, now)
-            case InvoiceIssued() | InvoiceFailed() | InvoiceResolved():
+            case InvoiceIssued() | InvoiceFailed() | InvoiceResolved() | FundsReserved() | FundsRefused():
                 assert self._settlement is not None
                 self._settlement.receive(message, now)
                 self._settle(now)
@@ -265,7 +268,7 @@ class NodeJob:
         assert self._settlement is not None
         for effect in self._settlement.effects():
             match effect:
-                case Store() | WatchInvoice():
+                case Store() | WatchInvoice() | FundsAsked():
                     self._effects.append(effect)
                 case CreateInvoice(preimage=preimage):
                     sealed = self._sealed.messages() if preimage is not None else ()
@@ -353,6 +356,8 @@ class NodeJob:
         assert self._settlement is not None
         self._timer = None if self._is_session_over else now.after_ms(self._settings.receipt_ms)
         self._meter.finished_at_ms = now.unix_ms
+        if isinstance(self._settlement, SellerShare):
+            self._settlement.draw(*self._meter.due(self._failure))
         record = self._meter.record(self._settlement, self._commitments, self._failure, self._finish_reason)
         unsigned = build_metering(
             record, author=self.contract.node, client=self.contract.client, created_at=now.timestamp
@@ -364,6 +369,8 @@ class NodeJob:
             Store((self._job_record(state, record.charged_msat), evidence, *self._settlement.account())),
             Send(MeteringMessage(self._metering)),
         ]
+        if self._funds is not None:
+            self._effects.append(JobSettled(self.message.job_id))
 
     def _close(self) -> None:
         """Let go of the job, unless an invoice could still be paid: that must be seen."""

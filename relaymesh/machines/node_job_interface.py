@@ -18,6 +18,7 @@ from relaymesh.machines.job_events import (
 )
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import Store
+from relaymesh.machines.session_funds import FundsAsked, FundsRefused, FundsReserved, JobSettled
 from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
 
 
@@ -52,6 +53,8 @@ NodeJobInput = (
     | InvoiceIssued
     | InvoiceFailed
     | InvoiceResolved
+    | FundsReserved
+    | FundsRefused
     | RunnerProduced
     | RunnerFinished
     | RunnerStopped
@@ -59,4 +62,6 @@ NodeJobInput = (
     | SessionRestored
     | SessionEnded
 )
-NodeJobEffect = Store | Send | CreateInvoice | WatchInvoice | StartRunner | StopRunner | JobClosed
+NodeJobEffect = (
+    Store | Send | CreateInvoice | WatchInvoice | FundsAsked | JobSettled | StartRunner | StopRunner | JobClosed
+)

@@ -186,6 +186,8 @@ class SellerAccount:
                     self.funds.pay_in(self._settlement.records[tranche])
                 case SettlementStopped(_, refusal):
                     self._stop(refusal)
+                case FundsAsked():
+                    pass  # a job's share says so, an account's settlement does not
                 case _:
                     assert_never(effect)
 

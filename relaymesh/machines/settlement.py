@@ -11,6 +11,7 @@ from typing import Final
 
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import LedgerRecord, Side, Store, TrancheRecord, TrancheState
+from relaymesh.machines.session_funds import FundsAsked, FundsChanged, FundsRefused, FundsReserved
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import SessionContract
@@ -180,8 +181,10 @@ class JobAccounted:
     """Buyer: the job is over; what was paid is now spent."""
 
 
-SellerInput = TrancheWanted | TrancheForgone | InvoiceIssued | InvoiceFailed | InvoiceResolved
-BuyerInput = InvoiceOffered | PaymentResolved | JobAccounted
+SellerInput = (
+    TrancheWanted | TrancheForgone | InvoiceIssued | InvoiceFailed | InvoiceResolved | FundsReserved | FundsRefused
+)
+BuyerInput = InvoiceOffered | PaymentResolved | JobAccounted | FundsChanged | FundsRefused
 
 # ── what a settlement wants done ──────────────────────────────────────────────────────────────────────────────────
 
@@ -254,7 +257,7 @@ class PaymentInDoubt:
     tranche: int
 
 
-SellerEffect = Store | CreateInvoice | OfferInvoice | WatchInvoice | TrancheFunded | SettlementStopped
+SellerEffect = Store | CreateInvoice | OfferInvoice | WatchInvoice | TrancheFunded | SettlementStopped | FundsAsked
 BuyerEffect = Store | Pay | LookUpPayment | TrancheFunded | SettlementStopped | PaymentInDoubt
 
 
