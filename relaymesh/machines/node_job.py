@@ -367,6 +367,7 @@ class NodeJob:
         evidence = EvidenceRecord("node", self.message.job_id, self._metering)
         self._effects += [
             Store((self._job_record(state, record.charged_msat), evidence, *self._settlement.account())),
+            *([Store(erased)] if (erased := self._sealed.erasure()) else ()),
             Send(MeteringMessage(self._metering)),
         ]
         if self._funds is not None:

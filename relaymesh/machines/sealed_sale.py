@@ -1,8 +1,11 @@
 """The node's sealed tranches of one job: one at a time, counted once it is paid (RM-03, "Sealed delivery")."""
 
+from dataclasses import replace
+
 from relaymesh.machines.job_events import RunnerProduced
 from relaymesh.machines.job_metering import JobMeter
 from relaymesh.machines.node_delivery import Seal
+from relaymesh.machines.records import SealedRecord
 from relaymesh.machines.sealed_tranche import SealedTranche, seal_tranche, tranche_secret
 from relaymesh.nostr.event import Signer
 from relaymesh.protocol.contract import SessionContract
@@ -28,6 +31,7 @@ class SealedSale:
         self._meter = meter
         self._unpaid: tuple[SealedTranche, tuple[RunnerProduced, ...], Moment] | None = None
         self._outputs: set[int] = set()
+        self._kept: list[SealedRecord] = []
 
     def seal(self, step: Seal, tranche: int, now: Moment) -> SealedTranche:
         """Seal the next tranche."""
@@ -43,6 +47,7 @@ class SealedSale:
             now=now,
         )
         self._unpaid = (sealed, step.pieces, now)
+        self._kept.append(sealed.records()[0])
         return sealed
 
     def count(self) -> None:
@@ -54,6 +59,11 @@ class SealedSale:
         for piece in pieces:
             self._outputs.add(len(self._meter.outputs))
             self._meter.add_output(piece.data, piece.tokens, sealed_at)
+
+    def erasure(self) -> tuple[SealedRecord, ...]:
+        """The records of all tranches without what was in them: the ledger forgets a job's output with its end."""
+        kept, self._kept = self._kept, []
+        return tuple(replace(record, leaves=()) for record in kept)
 
     def holds(self, number: int) -> bool:
         """Whether this output was delivered sealed: who paid for it has it."""
