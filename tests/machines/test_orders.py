@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relaymesh.machines.client_job_interface import ClientJobState
 from relaymesh.machines.job_events import CancelRequested, Received, RunnerStopped, Send, SessionEnded, SessionRestored
-from relaymesh.machines.records import JobState, LedgerRecord, Store, TrancheRecord, TrancheState
+from relaymesh.machines.records import JobState, LedgerRecord, SealedRecord, Store, TrancheRecord, TrancheState
 from relaymesh.machines.settlement import Pay, PaymentResolved
 from relaymesh.market.pricing import TranchePlan, cost
 from relaymesh.protocol.fields import Order
@@ -169,6 +169,12 @@ def test_key_and_ciphertext_are_durable_before_anything_sealed_leaves_and_the_bu
                 assert "client" in stored
     (kept,) = [record for record in pair.node_ledger if isinstance(record, TrancheRecord)][:1]
     assert kept.preimage is not None and kept.state is TrancheState.OFFERED
+
+
+def test_the_node_keeps_no_output_of_a_job_that_is_over() -> None:
+    pair = completed(pair_of("sealed", 8))
+    kept = {record.tranche: record for record in pair.node_ledger if isinstance(record, SealedRecord)}
+    assert list(kept) == [0, 1, 2, 3] and all(record.leaves == () for record in kept.values())
 
 
 def test_ciphertext_is_erased_once_it_was_read() -> None:
