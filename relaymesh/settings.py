@@ -95,6 +95,8 @@ class Client:
             and nothing else taken. `auto` takes `sealed` with nodes that are not known, `prepay` where somebody reads
             along and with nodes that have served well.
         maximum_exposure_msat: The most to have at stake with a node at once; 0 sets no limit.
+        credit_key_file: A key file, as `relaymesh keys new` makes it, whose key nodes know and give credit to; it is
+            used for nothing but to vouch for sessions with `postpay`. Empty has no credit.
     """
 
     max_msat: int = 100_000
@@ -110,6 +112,7 @@ class Client:
     newcomer_msat: int = 100_000
     settlement: Literal["auto", "prepay", "sealed", "postpay", "session"] = "auto"
     maximum_exposure_msat: int = 0
+    credit_key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,11 @@ class Node:
             after; 0 makes the whole job one tranche.
         sealed_tranche_units: The same with `sealed`: output units that are encrypted together and paid together.
         session_tranche_msat: What a session prepays at once with `session`.
+        max_unpaid_unknown_msat: The most that all jobs together which are under way with `sealed` may cost if nobody
+            pays; beyond it the node asks for `prepay`.
+        credit_keys: The keys (npub or hex) that get credit with `postpay`.
+        credit_msat: How much each of them gets; what a key never paid is less of it, `relaymesh node debts` shows it.
+        forgiven_jobs: Jobs, by id, whose debts count no longer.
         maximum_jobs: Jobs at the same time.
         queue: Jobs that may wait for a place; 0 refuses at once whoever finds none free.
         queue_per_client: Of these, jobs of one client.
@@ -185,6 +193,10 @@ class Node:
     tranche_units: int = 1_024
     sealed_tranche_units: int = 4_096
     session_tranche_msat: int = 20_000
+    max_unpaid_unknown_msat: int = 1_000_000
+    credit_keys: tuple[str, ...] = ()
+    credit_msat: int = 100_000
+    forgiven_jobs: tuple[str, ...] = ()
     maximum_jobs: int = 2
     queue: int = 8
     queue_per_client: int = 2

@@ -22,6 +22,11 @@ LARGEST: Final = 2**63 - 1
 _LAST_CHARACTER: Final = "\U0010ffff"
 # Sub-queries, so that SQLite looks the few rows up in their own index instead of walking the one that is in order.
 _HAS_ID: Final = "number IN (SELECT number FROM job WHERE job_id BETWEEN ? AND ?)"
+_IS_OF_CLIENT: Final = "number IN (SELECT number FROM job WHERE side IN ('client', 'node') AND client = ?)"
+_IS_UNPAID: Final = """number IN (
+    SELECT job.number FROM tranche JOIN job USING (side, client, job_id)
+    WHERE tranche.settlement_order = ? AND tranche.state IN ('expired', 'failed')
+)"""
 _IS_UNRESOLVED: Final = """number IN (
     SELECT number FROM job WHERE state IN ('open', 'unknown')
     UNION
@@ -52,6 +57,12 @@ def ask_for_jobs(query: JobQuery, rows: int, after: tuple[int, int] | None) -> Q
     if query.job_id:
         conditions.append(_HAS_ID)
         values += [query.job_id, query.job_id + _LAST_CHARACTER]
+    if query.client is not None:
+        conditions.append(_IS_OF_CLIENT)
+        values.append(query.client)
+    if query.unpaid_order is not None:
+        conditions.append(_IS_UNPAID)
+        values.append(query.unpaid_order)
     if query.only_unresolved:
         conditions.append(_IS_UNRESOLVED)
     order = "ORDER BY created_at_ms DESC, number DESC LIMIT ?"

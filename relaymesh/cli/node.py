@@ -57,6 +57,17 @@ def serve(
     run(lambda: _serve(settings, key, as_json))
 
 
+@node_commands.command("debts", short_help="Show what was delivered on credit and never paid.")
+@guarded
+def debts(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show what was delivered on credit and never paid, and who answers for it; `node.forgiven_jobs` forgives it."""
+    from relaymesh.cli.credit import show_debts
+    from relaymesh.cli.settings_source import load_settings
+
+    settings = load_settings(config, {})
+    run(lambda: show_debts(settings, as_json=as_json))
+
+
 async def _serve(settings: "Settings", key: "KeyPair", as_json: bool) -> None:
     import anyio
 

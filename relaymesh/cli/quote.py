@@ -68,10 +68,12 @@ def quote(
 
 async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
     """The best nodes' quotes and refusals, and why those nodes."""
+    from relaymesh.cli.credit import load_credit_key
     from relaymesh.cli.wiring import open_market
     from relaymesh.market.explanation import explain
     from relaymesh.roles.negotiation import collect_quotes
 
+    credit_key = load_credit_key(settings)
     async with open_market(settings) as (market, relays):
         selection = await market.wait_for_choice(
             wanted.to_request(),
@@ -83,7 +85,9 @@ async def _ask(settings: "Settings", wanted: "Wanted") -> dict[str, Any]:
             raise RelayError(market.unreachable)
         way: Way = "open" if settings.client.way == "open" else "directed"
         collected = (
-            await collect_quotes(relays, market.clock, selection, way=way, standings=market.standings)
+            await collect_quotes(
+                relays, market.clock, selection, way=way, standings=market.standings, credit_key=credit_key
+            )
             if selection.chosen
             else None
         )

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from relaymesh.adapters.direct_sessions import WebSocketDialer, WebSocketListener
 from relaymesh.adapters.websocket_relays import WebSocketRelays
 from relaymesh.cli.clock import system_clock
+from relaymesh.cli.credit import load_credit_key, unpaid_work
 from relaymesh.cli.ledgers import open_existing_ledger, open_ledger
 from relaymesh.cli.router_wiring import open_router_records, read_routers
 from relaymesh.cli.settings_source import data_directory
@@ -37,6 +38,7 @@ from relaymesh.roles.client_jobs import ClientTools
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
+from relaymesh.roles.node_credit import recall_unpaid
 from relaymesh.roles.node_places import Places
 from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
@@ -103,7 +105,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """A client with its relays, wallet and ledger, while the block lasts."""
     from relaymesh.adapters.invoices import decode_invoice_in_thread
 
-    directory = data_directory(settings)
+    directory, credit_key = data_directory(settings), load_credit_key(settings)
     async with AsyncExitStack() as stack:
         payer = await stack.enter_async_context(open_wallet(settings.wallet))
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
@@ -125,6 +127,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             way=None if settings.client.way == "auto" else settings.client.way,
             routers=read_routers(settings.client.routers),
             maximum_router_fee_msat=AmountMsat(settings.client.maximum_router_fee_msat),
+            credit_key=credit_key,
         )
         dialer = WebSocketDialer(allow_private=settings.network.allow_private)
         records = await stack.enter_async_context(open_router_records(directory))
@@ -167,12 +170,14 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
         offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
         ledger = await stack.enter_async_context(open_ledger(settings, "node"))
         await recover_node(ledger, wallet, key, system_clock)
+        unpaid = unpaid_work(node)
+        await recall_unpaid(ledger, unpaid)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         serving = Node(
             offered,
             relays,
             WebSocketListener(node.host, node.port, node.announce),
-            NodeTools(key, wallet, runner.runner, ledger, system_clock, _places(node)),
+            NodeTools(key, wallet, runner.runner, ledger, system_clock, _places(node), unpaid=unpaid),
         )
         async with anyio.create_task_group() as tasks:
             offer: SignedOffer = await tasks.start(serving.run)

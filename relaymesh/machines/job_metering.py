@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from relaymesh.machines.records import JobRecord, JobState, TrancheRecord, TrancheState
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, TrancheRecord, TrancheState
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.session_account import admit_session_job
-from relaymesh.market.pricing import cost
+from relaymesh.market.pricing import TranchePlan, cost
 from relaymesh.protocol.contract import Commitments, SessionContract
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.metering import (
@@ -59,12 +59,29 @@ class JobMeter:
             return refuse(RefusalCode.OVER_LIMIT, "the job asks for no output, which this price row cannot deliver")
         if self.input_units > MAXIMUM_QUANTITY:
             return refuse(RefusalCode.OVER_LIMIT, "the input is larger than the protocol allows")
-        return admit_session_job(
+        granted = admit_session_job(
             contract,
             input_units=self.input_units,
             maximum_output_units=message.output_units,
             maximum_msat=message.max_msat,
         )
+        return granted if isinstance(granted, Refusal) else self._check_exposure(granted)
+
+    def _check_exposure(self, granted: int) -> int | Refusal:
+        """Work that is paid afterwards must not cost the node more than it said when it quoted."""
+        term = self._contract.term
+        if term.order == "prepay":
+            return granted
+        plan = TranchePlan(self._contract.quote.row, self.input_units, granted, term.tranche_units)
+        if plan.arrears_msat <= term.exposure_node_msat:
+            return granted
+        said = f"a tranche of this job comes to {plan.arrears_msat} msat, above the {term.exposure_node_msat} quoted"
+        return refuse(RefusalCode.OVER_LIMIT, said)
+
+    def guarantee(self) -> tuple[EvidenceRecord, ...]:
+        """What the ledger keeps of who vouched for the client, beside the job."""
+        signed = self._contract.guarantee
+        return () if signed is None else (EvidenceRecord("node", self._message.job_id, signed.event),)
 
     def has_room_for(self, size: int) -> bool:
         """Whether a job's output may grow by so many bytes (RM-02, "Jobs")."""

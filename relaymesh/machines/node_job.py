@@ -132,7 +132,7 @@ class NodeJob:
         agreed = agree_settlement("node", self.contract, message.job_id, plan, message.max_msat)
         self._settlement = make_seller_settlement(agreed, self._funds, self._settings.invoice_expiry_seconds)
         self._delivery = make_delivery(self.contract.term.order, plan, self._meter, self._settlement)
-        self._effects.append(Store((self._job_record(JobState.OPEN),)))
+        self._effects.append(Store((self._job_record(JobState.OPEN), *self._meter.guarantee())))
         first = self._delivery.begin()
         if first is None:
             self._move("begin", _S.RUNNING)

@@ -6,7 +6,7 @@ can cost the node, from its admission until it is over.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,14 +92,17 @@ class UnpaidWork:
     Args:
         unknown_limit_msat: What all jobs under `sealed` may cost together.
         lines: Which long-term keys get credit, and how much.
+        forgiven: Jobs, by id, whose debts do not count.
     """
 
     def __init__(
         self,
         unknown_limit_msat: AmountMsat = DEFAULT_UNKNOWN_MSAT,
         lines: Mapping[PublicKey, AmountMsat] | None = None,
+        forgiven: Collection[str] = (),
     ) -> None:
-        self._unknown_limit_msat, self._lines = unknown_limit_msat, dict(lines or {})
+        self._unknown_limit_msat, self.lines = unknown_limit_msat, dict(lines or {})
+        self._forgiven = frozenset(forgiven)
         self._reserved: set[Reservation] = set()
         self._at_stake: Counter[PublicKey | None] = Counter()
         self._debts: dict[tuple[tuple[PublicKey, str], int], Debt] = {}
@@ -116,7 +119,7 @@ class UnpaidWork:
 
     def trust(self, client: PublicKey, guarantor: PublicKey | None = None) -> Trust:
         """How much would be begun now for this session key, for which `guarantor` vouches, or nobody."""
-        line_msat = None if guarantor is None else self._lines.get(guarantor)
+        line_msat = None if guarantor is None else self.lines.get(guarantor)
         credit_msat = None if line_msat is None else _left(line_msat, self.at_stake_msat(guarantor))
         unknown_msat = _left(self._unknown_limit_msat, self.at_stake_msat(None))
         return Trust(credit_msat, unknown_msat, client in self._barred)
@@ -143,9 +146,16 @@ class UnpaidWork:
 
     def owe(self, debt: Debt) -> None:
         """What was delivered on credit will not be paid any more; told twice it counts once."""
-        if (debt.job, debt.tranche) not in self._debts:
+        is_forgiven = debt.job[1] in self._forgiven
+        if not is_forgiven and (debt.job, debt.tranche) not in self._debts:
             self._debts[debt.job, debt.tranche] = debt
             self._at_stake[debt.guarantor] += debt.amount_msat
+
+    def settle(self, job: tuple[PublicKey, str], tranche: int) -> None:
+        """What counted as owed was paid after all."""
+        debt = self._debts.pop((job, tranche), None)
+        if debt is not None:
+            self._at_stake[debt.guarantor] -= debt.amount_msat
 
     def bar(self, client: PublicKey) -> None:
         """This session key left a sealed tranche unpaid: nothing is done for it any more before it has paid."""

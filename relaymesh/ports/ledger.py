@@ -31,6 +31,8 @@ class JobQuery:
     Args:
         side: On whose side.
         job_id: This one, or those whose id begins so.
+        client: Of this client session key.
+        unpaid_order: Jobs with a tranche of this order that nobody will pay any more (state `expired` or `failed`).
         only_unresolved: Jobs that are open or unknown, or that have a tranche that may still move money (state
             `offered`, `invoiced`, `paying`, `unknown`) or was paid and not accounted for (`paid`).
         limit: At most so many, the newest first.
@@ -38,6 +40,8 @@ class JobQuery:
 
     side: Side | None = None
     job_id: str | None = None
+    client: PublicKey | None = None
+    unpaid_order: str | None = None
     only_unresolved: bool = False
     limit: int = 1_000
 

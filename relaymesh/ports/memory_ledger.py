@@ -7,7 +7,15 @@ from collections import Counter
 
 import anyio.lowlevel
 
-from relaymesh.machines.records import EvidenceRecord, LedgerRecord, PaymentRecord, SealedRecord, Side, TrancheRecord
+from relaymesh.machines.records import (
+    EvidenceRecord,
+    LedgerRecord,
+    PaymentRecord,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+    TrancheState,
+)
 from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.ledger import JobQuery, LedgerJob, PaidMinute
 from relaymesh.ports.ledger_rules import SPENT_STATES, is_unresolved
@@ -90,5 +98,11 @@ def _matches(job: LedgerJob, query: JobQuery) -> bool:
     return (
         query.side in (None, job.job.side)
         and job.job.job_id.startswith(query.job_id or "")
+        and query.client in (None, job.job.client)
+        and (query.unpaid_order is None or any(_is_unpaid(tranche, query.unpaid_order) for tranche in job.tranches))
         and (not query.only_unresolved or is_unresolved(job))
     )
+
+
+def _is_unpaid(tranche: TrancheRecord, order: str) -> bool:
+    return tranche.order == order and tranche.state in (TrancheState.EXPIRED, TrancheState.FAILED)

@@ -1,14 +1,21 @@
 """What a node risks for a job until it is over, and what was never paid, as its ledger tells it (RM-03, "Postpay")."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from relaymesh.machines.records import LedgerRecord, TrancheRecord
 from relaymesh.machines.unpaid_tranches import is_unpaid_work
 from relaymesh.market.unpaid_work import Debt, Reservation, UnpaidWork
 from relaymesh.nostr.event import PublicKey
+from relaymesh.nostr.kinds import Kind
+from relaymesh.ports.ledger import JobQuery, Ledger
 from relaymesh.protocol.contract import SessionContract
+from relaymesh.protocol.guarantee import read_guarantee
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.units import Timestamp
+
+MOST_UNPAID_JOBS: Final = 65_536
+"""So many jobs that were left unpaid are read at a start, the newest."""
 
 
 def reserve_work(work: UnpaidWork, contract: SessionContract, now: Timestamp) -> Reservation | Refusal | None:
@@ -31,3 +38,24 @@ def note_unpaid(work: UnpaidWork, records: Iterable[LedgerRecord], guarantor: Pu
         elif guarantor is not None:
             job = (record.client, record.job_id)
             work.owe(Debt(guarantor, job, record.tranche, record.amount_msat))
+
+
+async def recall_unpaid(ledger: Ledger, work: UnpaidWork) -> None:
+    """Book what a node's ledger says was left unpaid before this start, under the name of who vouched for it."""
+    guarantors: dict[PublicKey, PublicKey | None] = {}
+    for order in ("sealed", "postpay"):
+        query = JobQuery(side="node", unpaid_order=order, limit=MOST_UNPAID_JOBS)
+        for found in reversed(await ledger.find_jobs(query)):
+            client = found.job.client
+            if order == "postpay" and client not in guarantors:
+                guarantors[client] = await _find_guarantor(ledger, client)
+            note_unpaid(work, found.tranches, guarantors.get(client))
+
+
+async def _find_guarantor(ledger: Ledger, client: PublicKey) -> PublicKey | None:
+    """Who vouched for a session key: its guarantee is kept with the first job of the session."""
+    for found in reversed(await ledger.find_jobs(JobQuery(side="node", client=client))):
+        for evidence in await ledger.find_evidence(found.job.job_id):
+            if evidence.side == "node" and evidence.event.kind == Kind.GUARANTEE:
+                return read_guarantee(evidence.event).guarantor
+    return None

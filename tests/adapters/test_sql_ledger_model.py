@@ -84,6 +84,8 @@ QUERIES = st.builds(
     JobQuery,
     side=st.none() | SIDES,
     job_id=st.none() | st.sampled_from(["", "0000000", "00000001", job_id(2), "1", "\ud800"]),
+    client=st.none() | CLIENTS,
+    unpaid_order=st.none() | st.sampled_from(("prepay", "postpay")),
     only_unresolved=st.booleans(),
     limit=st.integers(-1, 5),
 )
