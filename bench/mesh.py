@@ -28,7 +28,7 @@ from relaymesh.market.explanation import explain
 from relaymesh.market.selection import Selection
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.keys import KeyPair
-from relaymesh.ports.lightning import DecodedInvoice
+from relaymesh.ports.lightning import DecodedInvoice, InvoiceIssuer, Payer
 from relaymesh.ports.memory_lightning import MemoryLightning, decode_memory_invoice
 from relaymesh.ports.memory_runner import MemoryRunner, RunScript
 from relaymesh.ports.runners import RunnerModel
@@ -37,7 +37,7 @@ from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Wanted
 from relaymesh.roles.client import Client
-from relaymesh.roles.client_jobs import ClientTools, OpenSession, RunningJob
+from relaymesh.roles.client_jobs import ClientTools, InvoiceReader, OpenSession, RunningJob
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_places import Places
 from relaymesh.roles.node_tools import NodeTools
@@ -175,8 +175,36 @@ def start_job(session: OpenSession, wanted: Wanted) -> RunningJob:
     return session.start_job(order, plan)
 
 
-def price_row(model: str) -> PriceRow:
-    """Free for `FREE`; everything else is priced by the byte and paid in advance."""
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """How jobs are paid, and from where to where.
+
+    Args:
+        terms: What the node offers.
+        payee: The node's wallet.
+        payee_id: Its Lightning node.
+        payer: The client's wallet.
+        read_invoice: Reads what that wallet issues.
+        output_msat: The price of 1,000 bytes of output.
+    """
+
+    terms: tuple[SettlementTerm, ...]
+    payee: InvoiceIssuer
+    payee_id: str
+    payer: Payer
+    read_invoice: InvoiceReader
+    output_msat: int = 1
+
+
+def trade_in_memory() -> Trade:
+    """Whole jobs, paid ahead, at once."""
+    lightning = MemoryLightning(clock=lambda: system_clock().timestamp)
+    node, client = lightning.wallet("node"), lightning.wallet("client", 10**15)
+    return Trade((SettlementTerm(order="prepay"),), node, node.public_key, client, _read_invoice)
+
+
+def price_row(model: str, output_msat: int = 1) -> PriceRow:
+    """Free for `FREE`; everything else is priced by the byte."""
     rate = AmountMsat(0 if model == FREE else 1)
     return PriceRow(
         model=model,
@@ -184,7 +212,7 @@ def price_row(model: str) -> PriceRow:
         unit="byte",
         per=1_000,
         input_msat=rate,
-        output_msat=rate,
+        output_msat=AmountMsat(rate * output_msat),
         minimum_msat=rate,
         context_limit=0,
         output_limit=OUTPUT_LIMIT,
@@ -194,7 +222,12 @@ def price_row(model: str) -> PriceRow:
 
 @asynccontextmanager
 async def open_market(
-    directory: Path, url: str, scripts: dict[str, RunScript] | None = None, *, maximum_jobs: int = 4
+    directory: Path,
+    url: str,
+    scripts: dict[str, RunScript] | None = None,
+    *,
+    maximum_jobs: int = 4,
+    trade: Trade | None = None,
 ) -> AsyncIterator[LoopbackMarket]:
     """Node and client until the block ends.
 
@@ -203,27 +236,27 @@ async def open_market(
         url: The relay on which they meet.
         scripts: What each model says, by its name; `FREE` is always there and echoes.
         maximum_jobs: How many jobs will run at once; the node takes one more, so that it never says it is busy.
+        trade: How jobs are paid; None pays whole jobs ahead, from wallets in memory that settle at once.
     """
+    trade = trade or trade_in_memory()
     scripts = {FREE: RunScript(), **(scripts or {})}
     runner = MemoryRunner(served=tuple(RunnerModel(name, ("chat",)) for name in scripts), scripts=scripts)
-    lightning = MemoryLightning(clock=lambda: system_clock().timestamp)
     async with AsyncExitStack() as stack:
         ledgers = [await stack.enter_async_context(_ledger(directory, side)) for side in ("node", "client")]
         relays = [await stack.enter_async_context(WebSocketRelays((url,))) for _ in range(2)]
-        wallet = lightning.wallet("node")
         settings = NodeSettings(
             label="main",
-            rows=tuple(map(price_row, scripts)),
-            settlement=(SettlementTerm(order="prepay"),),
-            lightning_node_id=wallet.public_key,
+            rows=tuple(price_row(model, trade.output_msat) for model in scripts),
+            settlement=trade.terms,
+            lightning_node_id=trade.payee_id,
             relay_urls=(url,),
         )
         places = Places(maximum_jobs + 1, system_clock)
-        tools = NodeTools(KeyPair.generate(), wallet, runner, ledgers[0], system_clock, places)
+        tools = NodeTools(KeyPair.generate(), trade.payee, runner, ledgers[0], system_clock, places)
         node = Node(settings, relays[0], WebSocketListener("127.0.0.1", 0), tools)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(node.run)
-        buyer = ClientTools(lightning.wallet("client", 10**15), ledgers[1], _read_invoice, system_clock)
+        buyer = ClientTools(trade.payer, ledgers[1], trade.read_invoice, system_clock)
         dialer = WatchedDialer()
         async with Client(relays[1], dialer, buyer) as client:
             yield LoopbackMarket(tools.key.public_key, client, dialer, runner)

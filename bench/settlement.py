@@ -1,0 +1,222 @@
+"""What being paid costs a job: in latency, payments, fees and CPU time: `python -m bench.settlement --json`.
+
+Added latency is the time from JOB to the last piece of output, less what the runner takes by itself. The Lightning
+network is simulated and takes as long as a figure's name says (`_500`, `_3000`; 50 ms where it says nothing, 150 ms for
+the stalls).
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.contract import MILLISECONDS, Figure, median, run_benchmark
+from bench.mesh import FREE, LoopbackMarket, gather, start_job, start_relay, wanted_job
+from bench.payments import (
+    PACE_MS,
+    PIECE_BYTES,
+    READING,
+    SMALL,
+    SMALL_PIECES,
+    TRANCHE_PIECES,
+    Run,
+    cpu_us,
+    find_stalls_ms,
+    open_paid_market,
+    paid_job,
+    paying_late,
+    run_alone,
+    run_job,
+)
+from relaymesh.protocol.offer import SettlementTerm
+
+LATENCIES_MS = (50, 500, 3_000)
+STALL_LATENCY_MS = 150
+TRANCHE_BYTES = TRANCHE_PIECES * PIECE_BYTES
+WHOLE = SettlementTerm(order="prepay")
+SEALED = SettlementTerm(order="sealed")
+TRANCHES = SettlementTerm(order="prepay", tranche_units=TRANCHE_BYTES)
+SESSION = SettlementTerm(order="prepay", scope="session", tranche_units=200_000)
+"""A tranche of a session pays for some hundred of the small jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured in each run; the figures' goals are meant for the defaults."""
+
+    jobs: int = 20
+    slow_jobs: int = 8
+    streams: int = 8
+    stream_tranches: int = 6
+    pace_ms: int = PACE_MS
+    latencies_ms: tuple[int, ...] = LATENCIES_MS
+
+
+async def measure(runs: int, scale: Scale | None = None) -> list[Figure]:
+    """Every figure, over so many runs."""
+    scale = scale or Scale()
+    figures: list[Figure] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="relaymesh-bench-")))
+        url = await stack.enter_async_context(start_relay(folder))
+        for latency_ms in scale.latencies_ms:
+            for name, term in (("prepay", WHOLE), ("sealed", SEALED)):
+                figures += await measure_form(folder, url, name, term, latency_ms, runs, scale)
+        figures += await measure_session(folder, url, runs, scale)
+        figures += await measure_stalls(folder, url, runs, scale)
+    return figures
+
+
+async def measure_form(
+    folder: Path, url: str, name: str, term: SettlementTerm, latency_ms: int, runs: int, scale: Scale
+) -> list[Figure]:
+    """Small jobs paid one by one: added latency, and at the shortest latency what a payment costs besides."""
+    is_first = latency_ms == scale.latencies_ms[0]
+    added: list[float] = []
+    costs: list[float] = []
+    alone: list[float] = []
+    jobs: list[Run] = []
+    directory = _new_folder(folder, f"{name}-{latency_ms}")
+    async with open_paid_market(directory, url, term, latency_ms, 1, scale.jobs) as market:
+        for _ in range(runs):
+            alone += await _alone_ms(market, scale.jobs)
+            before = cpu_us()
+            run = await _run_small(market, term, scale.jobs if is_first else scale.slow_jobs, in_turn=is_first)
+            paid_cpu_us = (cpu_us() - before) / len(run)
+            jobs += run
+            added += [each.last_ms - median(alone) for each in run]
+            if is_first:
+                costs.append(paid_cpu_us - await _free_cpu_us(market, scale.jobs))
+    suffix = "" if is_first else f"_{latency_ms}"
+    figures = [
+        Figure(f"{name}_added{suffix}_p50_ms", median(added), "ms"),
+        Figure(f"{name}_added{suffix}_p99_ms", _p99(added), "ms"),
+    ]
+    if is_first:
+        figures += _economics(name, jobs)
+        if name == "prepay":
+            figures.append(Figure("payment_cpu_us", median(costs), "us", None, "lower", median(costs)))
+            figures.append(Figure("baseline_runner_p50_ms", median(alone), "ms"))
+    return figures
+
+
+async def measure_session(folder: Path, url: str, runs: int, scale: Scale) -> list[Figure]:
+    """Small jobs in a session whose tranche is paid."""
+    added: list[float] = []
+    jobs: list[Run] = []
+    directory = _new_folder(folder, "session")
+    async with open_paid_market(directory, url, SESSION, LATENCIES_MS[0], 1, scale.jobs) as market:
+        for _ in range(runs):
+            alone = await _alone_ms(market, scale.jobs)
+            run = await _run_small(market, SESSION, scale.jobs + 1, in_turn=True)
+            jobs += run
+            added += [each.last_ms - median(alone) for each in run[1:]]  # the first one waits for the payment
+    return [
+        Figure("session_tranche_added_p50_ms", median(added), "ms", 2),
+        Figure("session_tranche_added_p99_ms", _p99(added), "ms"),
+    ]
+
+
+async def measure_stalls(folder: Path, url: str, runs: int, scale: Scale) -> list[Figure]:
+    """Streams at reading speed that are paid tranche by tranche: what a tranche's end costs the reader."""
+    figures: list[Figure] = []
+    directory = _new_folder(folder, "stalls")
+    pieces = TRANCHE_PIECES * scale.stream_tranches
+    latency_ms, pace_ms = STALL_LATENCY_MS, scale.pace_ms
+    async with open_paid_market(directory, url, TRANCHES, latency_ms, pieces, scale.streams, pace_ms) as market:
+        for name, goal in (("tranche_stall", 20), ("baseline_tranche_stall_paid_late", None)):
+            across: list[float] = []
+            within: list[float] = []
+            jobs: list[Run] = []
+            with paying_late() if goal is None else nullcontext():
+                for _ in range(runs if goal is not None else 1):
+                    jobs += await _run_streams(market, pieces, scale.streams)
+            for job in jobs:
+                first, others = find_stalls_ms(job.pieces, TRANCHE_BYTES, pace_ms)
+                across, within = across + first, within + others
+            figures.append(Figure(f"{name}_p50_ms", median(across), "ms"))
+            figures.append(Figure(f"{name}_p99_ms", _p99(across), "ms", goal))
+            if goal is not None:
+                figures.append(Figure("baseline_piece_delay_p99_ms", _p99(within), "ms"))
+                figures += _economics("tranches", jobs)
+    return figures
+
+
+def _economics(name: str, jobs: Sequence[Run]) -> list[Figure]:
+    """Payments for each job, and what routing them cost for a million msat."""
+    records = [each.outcome.metering.record for each in jobs if each.outcome.metering is not None]
+    payments = sum(len(record.tranches) for record in records) / len(jobs)
+    paid_msat, fees_msat = sum(each.outcome.paid_msat for each in jobs), sum(each.outcome.fees_msat for each in jobs)
+    return [
+        Figure(f"{name}_payments_per_job", round(payments, 3), "payments"),
+        Figure(f"{name}_fees_ppm", round(fees_msat * 1_000_000 / max(paid_msat, 1), 1), "ppm"),
+    ]
+
+
+async def _run_small(market: LoopbackMarket, term: SettlementTerm, jobs: int, *, in_turn: bool) -> list[Run]:
+    """So many small jobs in one session, one after the other or, where payments are slow, at the same time."""
+    wanted = paid_job(SMALL, SMALL_PIECES, term)
+    session = await market.open_session(wanted)
+    await market.dialer.wait_open()
+    runs: list[Run] = []
+
+    async def run() -> None:
+        runs.append(await run_job(session, wanted))
+
+    if in_turn:
+        for _ in range(jobs):
+            await run()
+    else:
+        await gather([run] * jobs)
+    await session.aclose()
+    return runs
+
+
+async def _run_streams(market: LoopbackMarket, pieces: int, streams: int) -> list[Run]:
+    wanted = paid_job(READING, pieces, TRANCHES)
+    session = await market.open_session(wanted)
+    await market.dialer.wait_open()
+    runs: list[Run] = []
+
+    async def run() -> None:
+        runs.append(await run_job(session, wanted))
+
+    await gather([run] * streams)
+    await session.aclose()
+    return runs
+
+
+async def _alone_ms(market: LoopbackMarket, jobs: int) -> list[float]:
+    return [(await run_alone(market.runner, SMALL, SMALL_PIECES))[-1] * MILLISECONDS for _ in range(jobs)]
+
+
+async def _free_cpu_us(market: LoopbackMarket, jobs: int) -> float:
+    """What a job of the same size costs in CPU time when there is nothing to pay."""
+    wanted = wanted_job(FREE, " ".join(["seven77"] * SMALL_PIECES), SMALL_PIECES)
+    session = await market.open_session(wanted)
+    await market.dialer.wait_open()
+    before = cpu_us()
+    for _ in range(jobs):
+        async with start_job(session, wanted) as job:
+            async for _ in job.outputs():
+                pass
+            await job.wait_outcome()
+    spent_us = cpu_us() - before
+    await session.aclose()
+    return spent_us / jobs
+
+
+def _p99(values: Sequence[float]) -> float:
+    """The 99th of a hundred, by size."""
+    return round(sorted(values)[max(-(-len(values) * 99 // 100) - 1, 0)], 3)
+
+
+def _new_folder(folder: Path, name: str) -> Path:
+    directory = folder / name
+    directory.mkdir()
+    return directory
+
+
+if __name__ == "__main__":
+    run_benchmark("settlement", measure)
