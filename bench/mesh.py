@@ -37,7 +37,8 @@ from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Wanted
 from relaymesh.roles.client import Client
-from relaymesh.roles.client_jobs import ClientTools, InvoiceReader, OpenSession, RunningJob
+from relaymesh.roles.client_jobs import OpenSession, RunningJob
+from relaymesh.roles.client_tools import ClientTools, InvoiceReader
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_places import Places
 from relaymesh.roles.node_tools import NodeTools

@@ -7,7 +7,7 @@ from relaymesh.cli.ledgers import open_existing_ledger
 from relaymesh.market.spending import DAY_MS, Allowance, SpendingBook, SpendingLimits
 from relaymesh.ports.ledger import Ledger
 from relaymesh.ports.lightning import Payer
-from relaymesh.roles.client_jobs import PaymentPolicy
+from relaymesh.roles.client_tools import PaymentPolicy
 from relaymesh.roles.spending import LimitedPayer
 from relaymesh.settings import Settings, Wallet
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat

@@ -34,7 +34,7 @@ from relaymesh.ports.runners import Runner, RunnerModel
 from relaymesh.protocol.codec import SignedOffer, is_label
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.roles.client import Client, ClientSettings
-from relaymesh.roles.client_jobs import ClientTools
+from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings

@@ -89,8 +89,7 @@ class SellerAccount:
             case JobSettled(job_id):
                 self.funds.settle(job_id)
             case JobAbandoned(job_id):
-                self.funds.settle(job_id)
-                self._is_abandoned = True
+                self._is_abandoned = self.funds.settle(job_id) or self._is_abandoned
             case Received(ErrorMessage(refusal=refusal)):
                 self._stop(refuse(refusal.code, "the client pays no more in this session"))
             case Received():

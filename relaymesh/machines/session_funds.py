@@ -243,11 +243,13 @@ class SessionFunds:
         meant = ((self._paid_in[index], amount_msat) for index, amount_msat in found.items())
         return tuple(Draw(paid.tranche, paid.payment_hash, amount_msat) for paid, amount_msat in meant)
 
-    def settle(self, job_id: JobId) -> None:
-        """The job's record is in the ledger, or it never had one: nothing more will come of it."""
+    def settle(self, job_id: JobId) -> bool:
+        """The job's record is in the ledger, or it never had one: nothing more comes of it; whether it had asked."""
+        has_asked = job_id in self._waiting or job_id in self._promised or job_id in self._unsettled
         self._waiting.pop(job_id, None)
         self._promised.pop(job_id, None)
         self._unsettled.discard(job_id)
+        return has_asked
 
     def _fits(self, amount_msat: AmountMsat) -> bool:
         return amount_msat <= self.available_msat

@@ -26,7 +26,8 @@ from relaymesh.ports.relays import Relays
 from relaymesh.ports.sessions import Connection, Dialer
 from relaymesh.protocol.key_schedule import derive_session_secrets
 from relaymesh.protocol.refusal import RefusalCode, refuse
-from relaymesh.roles.client_jobs import ClientTools, OpenSession
+from relaymesh.roles.client_jobs import OpenSession
+from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.negotiation import QuoteWatcher, negotiate

@@ -1,20 +1,18 @@
 """The client's open session and its running jobs, each a machine joined to session, wallet and ledger."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from relaymesh.errors import LedgerError, LocalProtocolError, RemoteProtocolError, SessionError
+from relaymesh.errors import LedgerError, LocalProtocolError, SessionError
 from relaymesh.machines.client_job import ClientJob
 from relaymesh.machines.client_job_interface import ClientJobEffect, ClientJobInput
 from relaymesh.machines.job_events import (
     CancelRequested,
     Deliver,
-    InvoiceRead,
     ReadInvoice,
     Received,
     Send,
@@ -22,76 +20,29 @@ from relaymesh.machines.job_events import (
     SessionRestored,
 )
 from relaymesh.machines.job_outcome import JobEnded
-from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.records import Store
-from relaymesh.machines.settlement import LookUpPayment, Pay, PaymentResolved
-from relaymesh.market.admission import admit_job
+from relaymesh.machines.session_account import admit_session_job
+from relaymesh.machines.session_funds import FundsChanged, FundsRefused, JobAbandoned, JobBegun, JobSettled
+from relaymesh.machines.settlement import LookUpPayment, Pay
 from relaymesh.market.pricing import TranchePlan
 from relaymesh.market.settlement_choice import ChosenTerm
 from relaymesh.nostr.keys import KeyPair, verify
-from relaymesh.ports.ledger import Ledger
-from relaymesh.ports.lightning import (
-    BAD_INVOICE,
-    NOT_SENT,
-    OVER_LIMIT,
-    DecodedInvoice,
-    Payer,
-    PaymentAbsent,
-    PaymentFailed,
-    PaymentLookup,
-    PaymentRequest,
-    PaymentUnknown,
-)
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import JobOrder, SessionContract
 from relaymesh.protocol.key_schedule import SessionSecrets
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import JobId, OutputMessage, SessionMessage
+from relaymesh.roles.client_account import ClientAccount, open_client_account
+from relaymesh.roles.client_payments import ClientPayments
+from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained
-from relaymesh.roles.driver import Clock, Driver
-from relaymesh.roles.experience import Experience
+from relaymesh.roles.driver import Driver
 from relaymesh.roles.output_queue import OutputQueue
 from relaymesh.roles.session_driver import SessionDriver, job_of
-from relaymesh.units import AmountMsat
 
 FAREWELL_SECONDS: Final = 1
 MAXIMUM_MESSAGES_PER_JOB: Final = 2_048
 """What a node may say about one job beside its output, over all connections; more ends the session."""
-InvoiceReader = Callable[[str], Awaitable[DecodedInvoice]]
-"""Decodes a BOLT 11 invoice; raises RemoteProtocolError where it is not valid."""
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentPolicy:
-    """What the client lets a payment cost and take.
-
-    Args:
-        base_fee_msat: Routing fees up to this are always fine.
-        fee_ppm: Beyond that, so many millionths of the amount.
-        deadline_ms: Then the outcome is unknown, and looked up.
-    """
-
-    base_fee_msat: int = 5_000
-    fee_ppm: int = 10_000
-    deadline_ms: int = 30_000
-
-    def maximum_fee(self, amount_msat: AmountMsat) -> AmountMsat:
-        """The most that routing this amount may cost."""
-        return AmountMsat(max(self.base_fee_msat, amount_msat * self.fee_ppm // 1_000_000))
-
-
-@dataclass(slots=True)
-class ClientTools:
-    """What every session of a client shares."""
-
-    wallet: Payer
-    ledger: Ledger
-    read_invoice: InvoiceReader
-    clock: Clock
-    job_settings: ClientJobSettings = field(default_factory=ClientJobSettings)
-    payment_policy: PaymentPolicy = field(default_factory=PaymentPolicy)
-    known_payment_hashes: set[str] = field(default_factory=set)
-    experience: Experience = field(default_factory=Experience)
 
 
 class RunningJob:
@@ -104,12 +55,14 @@ class RunningJob:
         self.job_id = machine.job_id
         self._tools, self._session = tools, session
         self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
+        self._payments = ClientPayments(tools, self.job_id, self._driver.tell)
         self._outputs = OutputQueue()
         self._outcome: JobEnded | None = None
         self._ended = anyio.Event()
         self.failure: LedgerError | None = None
         self._machine = machine
         self._heard = 0
+        self._has_broken_off = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,6 +101,11 @@ class RunningJob:
         assert self._outcome is not None
         return self._outcome
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the job ended as its machine wanted, with everything in the ledger."""
+        return self._outcome is not None and not self._has_broken_off
+
     def cancel(self) -> None:
         """Stop the job; what was delivered is still accounted for."""
         self._outputs.abandon()
@@ -174,6 +132,7 @@ class RunningJob:
             if job.met(LedgerError):
                 self.failure = LedgerError("the ledger could not be written, so the job was stopped where it stood")
             elif job.error is not None:
+                self._has_broken_off = True
                 self._outcome = self._machine.break_off(refuse(RefusalCode.INTERNAL, INTERNAL_ERROR))
         finally:
             self._outputs.end()
@@ -188,13 +147,8 @@ class RunningJob:
                 return self._outputs.put(data)
             case Send(message):
                 self._session.send(message, job_id=self.job_id)
-            case ReadInvoice(tranche, bolt11):
-                driver.start_soon(self._read_invoice, tranche, bolt11)
-            case Pay():
-                self._tools.known_payment_hashes.add(effect.payment_hash)
-                driver.start_soon(self._pay, effect)
-            case LookUpPayment(tranche, payment_hash):
-                driver.start_soon(self._look_up, tranche, payment_hash)
+            case ReadInvoice() | Pay() | LookUpPayment():
+                driver.start_soon(self._payments.work, effect)
             case JobEnded():
                 self._outcome = effect
                 self._tools.experience.book(
@@ -212,37 +166,6 @@ class RunningJob:
                 self._outputs.put(data)
             case _:
                 raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
-
-    async def _read_invoice(self, tranche: int, bolt11: str) -> None:
-        try:
-            decoded: DecodedInvoice | None = await self._tools.read_invoice(bolt11)
-        except RemoteProtocolError:
-            decoded = None
-        self._driver.tell(InvoiceRead(tranche, decoded))
-
-    async def _pay(self, pay: Pay) -> None:
-        policy = self._tools.payment_policy
-        fee_msat = policy.maximum_fee(pay.amount_msat)
-        request = PaymentRequest(pay.bolt11, pay.payment_hash, fee_msat, policy.deadline_ms, self.job_id)
-        await self._ask_wallet(pay.tranche, self._pay_once(request))
-
-    async def _pay_once(self, request: PaymentRequest) -> PaymentLookup:
-        """Pay; a wallet that says it failed after something may have been sent is asked again by the payment hash."""
-        outcome = await self._tools.wallet.pay(request)
-        if isinstance(outcome, PaymentFailed) and outcome.code not in (NOT_SENT, BAD_INVOICE, OVER_LIMIT):
-            looked_up = await self._tools.wallet.lookup_payment(request.payment_hash)
-            return outcome if isinstance(looked_up, PaymentAbsent) else looked_up
-        return outcome
-
-    async def _look_up(self, tranche: int, payment_hash: str) -> None:
-        await self._ask_wallet(tranche, self._tools.wallet.lookup_payment(payment_hash))
-
-    async def _ask_wallet(self, tranche: int, answer: Awaitable[PaymentLookup]) -> None:
-        """Tell the job what the wallet says; a wallet that fails has said nothing, and money may have moved."""
-        lookup: PaymentLookup = PaymentUnknown("the wallet failed to answer")
-        with Contained("payment"):
-            lookup = await answer
-        self._driver.tell(PaymentResolved(tranche, lookup))
 
 
 class OpenSession:
@@ -264,6 +187,7 @@ class OpenSession:
         self._jobs: dict[JobId, RunningJob] = {}
         self._driver: SessionDriver | None = None
         self._tasks: TaskGroup | None = None
+        self._account = open_client_account(contract, tools, self._tell_jobs)
         self.is_closed = False
         self.close_reason = ""
 
@@ -272,22 +196,24 @@ class OpenSession:
         self._driver = driver
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            if self._account is not None:
+                tasks.start_soon(self._account.run, driver)
             task_status.started()
             await driver.run()
 
     def price(self, order: JobOrder) -> TranchePlan | Refusal:
         """The tranches of this job, as the session's quote prices them; a refusal where it does not fit."""
-        row = self.contract.quote.row
+        row, term = self.contract.quote.row, self.contract.term
         input_units = len(order.body.encode()) if row.unit == "byte" else 0
-        granted = admit_job(
-            row,
+        granted = admit_session_job(
+            self.contract,
             input_units=input_units,
             maximum_output_units=order.output_units,
             maximum_msat=order.maximum_msat,
         )
         if isinstance(granted, Refusal):
             return granted
-        return TranchePlan(row, input_units, granted, self.contract.term.tranche_units)
+        return TranchePlan(row, input_units, granted, term.tranche_units if self._account is None else None)
 
     def start_job(self, order: JobOrder, plan: TranchePlan) -> RunningJob:
         """Begin a job; the JOB leaves with the next frame.
@@ -310,22 +236,34 @@ class OpenSession:
             recovery_keys=self._key.reveal_secret() + commitments.to_bytes(),
             known_payment_hashes=self._tools.known_payment_hashes,
             settings=self._tools.job_settings,
+            account=None if self._account is None else self._account.machine,
         )
         job = RunningJob(self._tools, machine, self._driver)
         self._jobs[job_id] = job
+        if self._account is not None:
+            self._account.tell(JobBegun(job_id))
         self._tasks.start_soon(self._run_job, job)
         return job
 
     async def aclose(self, reason: str = "the client is done") -> None:
-        """End the session with a goodbye."""
+        """End the session with a goodbye; what is left of its prepaid money is booked, within a second."""
         if self._driver is not None and not self.is_closed:
             self._driver.end(reason)
+        if self._account is not None:
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+                await self._account.wait_closed()
 
     async def _run_job(self, job: RunningJob) -> None:
         try:
             await job.run()
         finally:
             self._jobs.pop(job.job_id, None)
+            if self._account is not None:
+                self._account.tell(JobSettled(job.job_id) if job.is_settled else JobAbandoned(job.job_id))
+
+    def _tell_jobs(self, message: FundsChanged | FundsRefused) -> None:
+        for job in self._jobs.values():
+            job.tell(message)
 
     # ── SessionEvents ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -341,8 +279,10 @@ class OpenSession:
     def message_delivered(self, message: SessionMessage) -> None:
         """Hand a message to its job; what names no job of ours is dropped."""
         job_id = job_of(message)
-        job = self._jobs.get(job_id) if job_id is not None else None
-        if job is not None and not job.hear(message) and self._driver is not None:
+        heard: RunningJob | ClientAccount | None = self._jobs.get(job_id) if job_id is not None else None
+        if job_id == JobId(self.contract.session_id):
+            heard = self._account
+        if heard is not None and not heard.hear(message) and self._driver is not None:
             self._driver.end(f"more than {MAXIMUM_MESSAGES_PER_JOB} messages about one job")
 
     def output_paused(self, job_id: JobId, paused: bool) -> None:
@@ -353,3 +293,5 @@ class OpenSession:
         self.is_closed, self.close_reason = True, reason
         for job in self._jobs.values():
             job.tell(SessionEnded(reason))
+        if self._account is not None:
+            self._account.tell(SessionEnded(reason))

@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from relaymesh.errors import LedgerError, LightningError, LocalProtocolError, RunnerError, RunnerRefused
+from relaymesh.errors import LedgerError, LocalProtocolError, RunnerError, RunnerRefused
 from relaymesh.machines.job_events import (
     JobClosed,
     Received,
@@ -24,11 +24,11 @@ from relaymesh.machines.job_events import (
 from relaymesh.machines.node_job import NodeJob
 from relaymesh.machines.node_job_interface import NodeJobEffect, NodeJobInput
 from relaymesh.machines.records import Store
-from relaymesh.machines.settlement import CreateInvoice, InvoiceFailed, InvoiceIssued, InvoiceResolved, WatchInvoice
+from relaymesh.machines.session_funds import FundsAsked, FundsRefused, FundsReserved, JobAbandoned, JobSettled
+from relaymesh.machines.settlement import CreateInvoice, WatchInvoice
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery
-from relaymesh.ports.lightning import InvoiceRequest, InvoiceStatus
 from relaymesh.ports.runners import RunFinished, RunItem, RunOutput, RunRequest
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import SessionContract
@@ -47,7 +47,9 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
 from relaymesh.roles.driver import Driver
+from relaymesh.roles.node_account import NodeAccount, open_node_account
 from relaymesh.roles.node_credit import note_unpaid, reserve_work
+from relaymesh.roles.node_invoices import NodeInvoices
 from relaymesh.roles.node_places import Place
 from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.session_driver import SessionDriver, job_of
@@ -66,9 +68,19 @@ MAXIMUM_EARLY_MESSAGES: Final = 16
 class NodeJobRun:
     """One job: drives its machine and the runner."""
 
-    def __init__(self, tools: NodeTools, machine: NodeJob, session: SessionDriver, model: str, place: Place) -> None:
+    def __init__(
+        self,
+        tools: NodeTools,
+        machine: NodeJob,
+        session: SessionDriver,
+        model: str,
+        place: Place,
+        account: NodeAccount | None = None,
+    ) -> None:
         self._tools, self._machine, self._session, self._model, self._place = tools, machine, session, model, place
+        self._account = account
         self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
+        self._invoices = NodeInvoices(tools.wallet, self._driver.tell)
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
         self._is_paused = self._is_under_way = False
@@ -105,10 +117,11 @@ class NodeJobRun:
                 return False
             case Send(message):
                 self._session.send(message, job_id=self._machine.message.job_id)
-            case CreateInvoice():
-                driver.start_soon(self._create_invoice, effect)
-            case WatchInvoice(tranche, label):
-                driver.start_soon(self._watch_invoice, tranche, label)
+            case CreateInvoice() | WatchInvoice():
+                driver.start_soon(self._invoices.work, effect)
+            case FundsAsked() | JobSettled():
+                assert self._account is not None
+                self._account.tell(effect)
             case StartRunner(maximum_output_tokens):
                 driver.start_soon(self._run_model, maximum_output_tokens)
             case StopRunner():
@@ -122,28 +135,6 @@ class NodeJobRun:
             raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
         await self._tools.ledger.write(effect.records)
         note_unpaid(self._tools.unpaid, effect.records, self._machine.contract.guarantor)
-
-    async def _create_invoice(self, wanted: CreateInvoice) -> None:
-        request = InvoiceRequest(
-            wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds, wanted.preimage
-        )
-        try:
-            invoice = await self._tools.wallet.create_invoice(request)
-        except LightningError as error:
-            self._driver.tell(InvoiceFailed(wanted.tranche, str(error)))
-            return
-        expires_at_ms = invoice.expires_at * MILLISECONDS_PER_SECOND
-        self._driver.tell(InvoiceIssued(wanted.tranche, invoice.bolt11, invoice.payment_hash, expires_at_ms))
-
-    async def _watch_invoice(self, tranche: int, label: str) -> None:
-        while True:
-            try:
-                state = await self._tools.wallet.wait_invoice(label)
-            except LightningError:
-                await anyio.sleep(1)  # the wallet is away: ask again until the job's own deadlines end the wait
-                continue
-            self._driver.tell(InvoiceResolved(tranche, state.status is InvoiceStatus.PAID))
-            return
 
     async def _run_model(self, maximum_output_tokens: int) -> None:
         message = self._machine.message
@@ -203,6 +194,7 @@ class ServedSession:
         self._starting: dict[JobId, list[SessionMessage]] = {}
         self._begun: set[JobId] = set()
         self._waiting: dict[JobId, Place] = {}
+        self._account = open_node_account(contract, tools, self._tell_job)
         self._tasks: TaskGroup | None = None
         self.driver: SessionDriver | None = None
 
@@ -211,13 +203,15 @@ class ServedSession:
         assert self.driver is not None
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            if self._account is not None:
+                tasks.start_soon(self._account.run, self.driver)
             await self.driver.run()
 
     def session_opened(self, reconnected: bool) -> None:
         """Messages can be exchanged."""
         if reconnected:
-            for job in self._jobs.values():
-                job.tell(SessionRestored())
+            for each in self._listeners():
+                each.tell(SessionRestored())
 
     def session_interrupted(self) -> None:
         """The connection is gone; jobs give the client some time to come back."""
@@ -226,8 +220,8 @@ class ServedSession:
 
     def session_closed(self, reason: str) -> None:
         """The session is over: so are its jobs."""
-        for job in self._jobs.values():
-            job.tell(SessionEnded(reason))
+        for each in self._listeners():
+            each.tell(SessionEnded(reason))
         for place in self._waiting.values():
             self._tools.places.give_up(place, reason)
 
@@ -242,9 +236,9 @@ class ServedSession:
         job_id = job_of(message)
         if job_id is None or self._tasks is None:
             return
-        job = self._jobs.get(job_id)
-        if job is not None:
-            if not job.hear(message):
+        heard = self._account if job_id == JobId(self.contract.session_id) else self._jobs.get(job_id)
+        if heard is not None:
+            if not heard.hear(message):
                 self._end(f"more than {MAXIMUM_MESSAGES_PER_JOB} messages about one job")
         elif job_id in self._waiting and isinstance(message, CancelMessage):
             self._tools.places.give_up(self._waiting[job_id], "the client cancelled the job")
@@ -258,6 +252,15 @@ class ServedSession:
         elif isinstance(message, ResumeMessage):
             self._starting[job_id] = []
             self._tasks.start_soon(self._recall, job_id)
+
+    def _listeners(self) -> list[NodeJobRun | NodeAccount]:
+        """Who is told of what befalls the session: its jobs, and after them its money."""
+        return [*self._jobs.values(), *((self._account,) if self._account is not None else ())]
+
+    def _tell_job(self, job_id: JobId, message: FundsReserved | FundsRefused) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.tell(message)
 
     def _begin(self, message: JobMessage) -> None:
         assert self._tasks is not None
@@ -295,7 +298,7 @@ class ServedSession:
         if isinstance(risk, Refusal):
             self._refuse(message.job_id, risk)
             return
-        job = NodeJobRun(self._tools, machine, self.driver, self._model, place)
+        job = NodeJobRun(self._tools, machine, self.driver, self._model, place, self._account)
         self._jobs[message.job_id] = job
         for early in self._starting.pop(message.job_id):
             job.hear(early)
@@ -317,6 +320,8 @@ class ServedSession:
         """Forget a job that is over, and say so where it ended by an error of ours."""
         assert self.driver is not None
         self._starting.pop(job_id, None)
+        if job.error is not None and self._account is not None:
+            self._account.tell(JobAbandoned(job_id))
         if job.error is not None:
             reason = "the node could not use its ledger" if job.met(LedgerError) else INTERNAL_ERROR
             self._refuse(job_id, refuse(RefusalCode.INTERNAL, reason))
@@ -356,6 +361,7 @@ class ServedSession:
             recovery_keys=commitments.to_bytes(),
             sealing_secret=token_bytes(32),
             settings=self._tools.job_settings,
+            funds=None if self._account is None else self._account.machine.funds,
         )
 
     async def _resend_record(self, job_id: JobId) -> None:

@@ -11,7 +11,7 @@ from relaymesh.market.probation import RouterRecord
 from relaymesh.nostr.event import PublicKey
 from relaymesh.ports.lightning import PaymentRequest
 from relaymesh.protocol.refusal import Refusal, RefusalCode
-from relaymesh.roles.client_jobs import ClientTools
+from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.containment import Contained
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.routers import Examined, RouterExaminer

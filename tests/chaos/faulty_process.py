@@ -32,7 +32,7 @@ from relaymesh.ports.memory_runner import ECHO_MODEL, MemoryRunner, RunScript
 from relaymesh.ports.runners import RunRequest
 from relaymesh.roles import client_jobs, node_jobs, session_driver
 from relaymesh.roles.client import ClientSettings
-from relaymesh.roles.client_jobs import ClientTools
+from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.driver import Driver
 from relaymesh.roles.node import NodeSettings
 from relaymesh.roles.node_tools import NodeTools

@@ -262,9 +262,13 @@ def test_a_doubt_that_outlives_the_session_is_left_to_the_next_start() -> None:
 
 @pytest.mark.parametrize("side", ["client", "node"])
 def test_an_account_with_a_job_that_broke_off_is_left_open_for_the_next_start(side: str) -> None:
-    pair = completed((500, 500))
+    pair = AccountPair(((500, 500),))
+    while not any(job.state == "running" for job in pair.under_way.values()):
+        pair.possible_steps()[0]()
     machine = pair.client if side == "client" else pair.node
     machine.receive(JobAbandoned(JobId("0" * 64)), moment())
+    other = pair.node if side == "client" else pair.client
+    other.receive(JobSettled(JobId("0" * 64)), moment())
     pair.end_session()
     assert last_account(pair.client_ledger if side == "client" else pair.node_ledger).state is JobState.OPEN
     assert sorted(pair.closed) == ["client", "node"]

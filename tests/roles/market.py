@@ -22,7 +22,8 @@ from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Bought, Wanted, buy
 from relaymesh.roles.client import Client, ClientSettings
-from relaymesh.roles.client_jobs import ClientTools, OpenSession, PaymentPolicy, RunningJob
+from relaymesh.roles.client_jobs import OpenSession, RunningJob
+from relaymesh.roles.client_tools import ClientTools, PaymentPolicy
 from relaymesh.roles.experience import Experience
 from relaymesh.roles.node import Node, NodeSettings
 from relaymesh.roles.node_places import Places

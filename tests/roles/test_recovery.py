@@ -12,7 +12,7 @@ from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_lightning import HoldPayment, LoseAnswer
 from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.evidence import read_metering
-from relaymesh.roles.client_jobs import PaymentPolicy
+from relaymesh.roles.client_tools import PaymentPolicy
 from relaymesh.roles.recovery import recover_client, recover_node
 from tests.roles.market import Market, MarketNode, loop_clock, open_session, purchase, start_job
 
