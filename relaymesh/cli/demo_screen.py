@@ -102,7 +102,7 @@ class RichScreen:
 
     def embedding(self, count: int) -> None:
         """Embeddings will be bought."""
-        self._begin("embedding", f"\n[bold]2.[/] Embeddings of {count} sentences")
+        self._begin("embedding", f"\n[bold]2.[/] Embeddings of {count} sentences, sealed until they are paid")
 
     def _begin(self, job_type: str, title: str) -> None:
         from rich.live import Live
@@ -204,7 +204,13 @@ class RichScreen:
         table = Table(title=f"\nSettlement with {job['label']}", title_justify="left", show_header=False)
         units = job["units"]
         first, total = job["time_to_first_output_ms"], job["total_ms"]
-        table.add_row("quoted", f"at most {job['quoted_max_msat']:,} msat ({job['settlement']['order']}, in tranches)")
+        term = job["settlement"]
+        table.add_row("quoted", f"at most {job['quoted_max_msat']:,} msat")
+        table.add_row(
+            "settled by",
+            f"{term['form']}; at stake were at most {term['exposure_buyer_msat']:,} msat of the buyer's "
+            f"and {term['exposure_node_msat']:,} msat of the node's",
+        )
         table.add_row(
             "metered",
             f"{units['input_bytes']} bytes in, {units['output_bytes']} bytes out "

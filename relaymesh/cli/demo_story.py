@@ -132,7 +132,7 @@ async def _buy_chat(client: Client, report: DemoReport, screen: DemoScreen) -> N
     body = json.dumps(
         {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": OUTPUT_TOKENS, "temperature": 0}
     )
-    wanted = Wanted("chat", body, BUDGET_MSAT, output_tokens=OUTPUT_TOKENS, capabilities=("stream",))
+    wanted = Wanted("chat", body, BUDGET_MSAT, output_tokens=OUTPUT_TOKENS, capabilities=("stream",), is_streamed=True)
     screen.asking(PROMPT)
 
     async def deliver(data: str) -> None:
@@ -143,7 +143,8 @@ async def _buy_chat(client: Client, report: DemoReport, screen: DemoScreen) -> N
 
 async def _buy_embeddings(client: Client, report: DemoReport, screen: DemoScreen) -> None:
     sentences = bundled_sentences()
-    wanted = Wanted("embedding", json.dumps({"input": sentences}), BUDGET_MSAT)
+    # Nobody reads vectors as they come, so they are bought sealed also from a node that the chat has made known.
+    wanted = Wanted("embedding", json.dumps({"input": sentences}), BUDGET_MSAT, settlement="sealed")
     screen.embedding(len(sentences))
     vectors: list[str] = []
 
@@ -203,7 +204,7 @@ def _describe_job(bought: Bought, wanted: Wanted) -> dict[str, Any]:
         "node": contract.node,
         "model": contract.quote.row.model,
         "job_type": wanted.job_type,
-        "settlement": contract.term.model_dump(mode="json"),
+        "settlement": None if bought.chosen_term is None else bought.chosen_term.to_json(),
         "quoted_max_msat": contract.quote.max_msat,
         "charged_msat": record.charged_msat if record is not None else 0,
         "paid_msat": outcome.paid_msat,

@@ -67,6 +67,7 @@ class Wanted:
         maximum_exposure_msat: The most to have at stake at once; 0 for no limit.
         is_streamed: Whether somebody reads the output as it comes.
         has_credit: Whether nodes may lend to a key of the buyer's.
+        keeps_session: Whether more jobs will follow in the session that is opened for this one.
     """
 
     job_type: JobType
@@ -84,6 +85,7 @@ class Wanted:
     maximum_exposure_msat: int = 0
     is_streamed: bool = False
     has_credit: bool = False
+    keeps_session: bool = False
 
     @property
     def counting(self) -> Policy:
@@ -106,7 +108,12 @@ class Wanted:
             output_tokens=likely_tokens,
             output_bytes=likely_tokens * LIKELY_BYTES_PER_TOKEN,
         )
-        orders, scopes = accepted_terms(self.settlement, is_streamed=self.is_streamed, has_credit=self.has_credit)
+        orders, scopes = accepted_terms(
+            self.settlement,
+            is_streamed=self.is_streamed,
+            has_credit=self.has_credit,
+            keeps_session=self.keeps_session,
+        )
         request = BuyerRequest(
             model=self.model,
             job_type=self.job_type,

@@ -38,6 +38,9 @@ def test_the_demonstration_buys_twice_and_accounts_for_every_msat(tmp_path: Path
         assert job["verified"] is True
         assert 0 < job["charged_msat"] == job["paid_msat"] <= job["quoted_max_msat"]
         assert job["units"]["output_bytes"] > 0
+        assert job["settlement"]["sentence"]
+        assert 0 < job["settlement"]["exposure_buyer_msat"] <= job["quoted_max_msat"]
+    assert [job["settlement"]["form"] for job in report["jobs"]] == ["prepay", "sealed"]
     before, after = report["balances_before_msat"], report["balances_after_msat"]
     assert before.keys() == after.keys() == {"buyer", "amber", "birch", "cedar"}
     assert report["conserved"] is True
