@@ -79,7 +79,7 @@ def invoice_for(sealed: SealedTranche, amount_msat: int = 90, **changes: object)
         expires_at=Timestamp(START_MS // 1_000 + 60),
         description="RelayMesh job",
     )
-    return replace(decoded, **changes)  # type: ignore[arg-type]
+    return replace(decoded, **changes)  # type: ignore[arg-type]  # names are the dataclass's own
 
 
 def commit(

@@ -32,7 +32,7 @@ ANSWER = "one two three four five "
 
 
 def pair_of(settlement_order: Order, tranche_units: int | None = 16, **changes: object) -> Pair:
-    return Pair(agreed=contract(tranche_units=tranche_units, settlement_order=settlement_order), **changes)  # type: ignore[arg-type]
+    return Pair(agreed=contract(tranche_units=tranche_units, settlement_order=settlement_order), **changes)  # type: ignore[arg-type]  # names are the dataclass's own
 
 
 def completed(pair: Pair) -> Pair:
@@ -246,7 +246,7 @@ def test_a_reconnect_at_any_moment_changes_nothing(seed: int, settlement_order: 
 @pytest.mark.parametrize("change", [{"units": 25}, {"msat": 1_000_000}, {"order": "prepay"}, {"tranche": 1}], ids=str)
 def test_an_invoice_for_more_than_came_is_not_paid(settlement_order: Order, change: dict[str, object]) -> None:
     pair = pair_of(settlement_order, None)
-    pair.forge = lambda message, decoded: (replace(message, **change), decoded)  # type: ignore[arg-type]
+    pair.forge = lambda message, decoded: (replace(message, **change), decoded)  # type: ignore[arg-type]  # names are the dataclass's own
     completed(pair)
     assert pair.wallets.paid == {}
     assert pair.outcome is not None and pair.outcome.refusal is not None

@@ -102,4 +102,4 @@ def test_leaves_are_opened_only_whole_and_with_their_preimage() -> None:
     ("unit", "units", "most"), [("byte", 9, 5), ("byte", 1, 5), ("token", 9, 5), ("token", 4, 4), ("job", 1, 1)]
 )
 def test_a_tranche_is_sold_as_no_more_than_its_text_can_be(unit: str, units: int, most: int) -> None:
-    assert bound_units(unit, units, 5) == most  # type: ignore[arg-type]
+    assert bound_units(unit, units, 5) == most  # type: ignore[arg-type]  # parametrized strings
