@@ -191,3 +191,40 @@ class Session:
 
     def commitment_key(self, what: bytes, job_id: str) -> bytes:
         return expand(self.secret, b"relaymesh/1 " + what + bytes.fromhex(job_id))
+
+
+# ── RM-03: sealed delivery ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class SealedTranche:
+    """What came of one sealed tranche."""
+
+    leaves: list[bytes] = field(default_factory=list)
+    commitment: Json = field(default_factory=dict)
+
+    def check(self, event: Json, node: str, client: str, quote_id: str, job: str, number: int) -> None:
+        """Take the commitment, after everything that can be known before it is paid."""
+        said: Json = json.loads(event["content"])
+        assert is_genuine(event) and event["kind"] == 8774 and event["pubkey"] == node and tag(event, "p") == client
+        assert (said["quote_id"], said["job"], said["tranche"]) == (quote_id, job, number)
+        assert [sha256(leaf).hex() for leaf in self.leaves] == said["leaf_sha256"]
+        assert len(said["leaf_bytes"]) == len(self.leaves) <= 32
+        lengths = [len(leaf) - 16 for leaf in self.leaves]
+        lengths[-1] -= 1
+        assert all(stated <= length for stated, length in zip(said["leaf_bytes"], lengths, strict=True))
+        self.commitment = said
+
+    def open(self, preimage: bytes) -> str:
+        """The text, with the preimage of the payment; pieces are of no matter to a stranger."""
+        said = self.commitment
+        assert sha256(preimage).hex() == said["payment_hash"]
+        names = bytes.fromhex(said["quote_id"] + said["job"])
+        packed = b""
+        for place, leaf in enumerate(self.leaves):
+            info = b"relaymesh/1 sealed" + said["tranche"].to_bytes(4) + place.to_bytes(4)
+            plaintext = ChaCha20Poly1305(expand(mac(names, preimage), info)).decrypt(bytes(12), leaf, None)
+            assert len(plaintext.replace(b"\xff", b"")) == said["leaf_bytes"][place]
+            packed += plaintext
+        assert packed.endswith(b"\xff")
+        return "".join(piece.decode() for piece in packed.split(b"\xff"))

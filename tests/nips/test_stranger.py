@@ -1,5 +1,6 @@
 """A client written from the documents alone buys a job from our node, pays it, and both hold each other's signature."""
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from relaymesh.ports.memory_lightning import decode_memory_invoice
 from relaymesh.ports.relays import Delivered, Relays
 from relaymesh.ports.sessions import Connection
 from relaymesh.protocol.evidence import read_receipt
+from relaymesh.protocol.fields import Order
+from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.units import AmountMsat
 from tests.house import tree
 from tests.nips import stranger
@@ -52,7 +55,9 @@ async def ask(relays: Relays, request: Json, kind: int) -> Json:
     raise AssertionError("the relay said nothing more")
 
 
-async def negotiate(market: Market, offer_event: Json, way: str) -> tuple[Json, Json, Session, Json]:
+async def negotiate(
+    market: Market, offer_event: Json, way: str, order: str = "prepay"
+) -> tuple[Json, Json, Session, Json]:
     """From an offer to a session: quote event, quote, session, accept."""
     relays, node, body = market.connect_relays(), offer_event["pubkey"], chat_body()
     offer = json.loads(offer_event["content"])
@@ -61,7 +66,7 @@ async def negotiate(market: Market, offer_event: Json, way: str) -> tuple[Json, 
         "job_type": "chat",
         "shape": {"input_tokens": 20, "input_bytes": len(body), "output_tokens": 8, "output_bytes": OUTPUT_BYTES},
         "budget_msat": BUDGET_MSAT,
-        "settlement": ["prepay"],
+        "settlement": [order],
     }
     relied_on = {"offer_id": offer_event["id"], "offer_seq": offer["seq"]}
     if way == "posted":
@@ -102,6 +107,7 @@ class Job:
     paid: list[tuple[str, int]] = field(default_factory=list)
     output: str = ""
     record: Json = field(default_factory=dict)
+    sealed: list[stranger.SealedTranche] = field(default_factory=list)
 
     async def run(self) -> None:
         nonce = b"\x34" * 32
@@ -126,6 +132,15 @@ class Job:
         match message:
             case ["INVOICE", self.job_id, invoice]:
                 await self.pay(invoice)
+            case ["SEALED", self.job_id, int(tranche), int(leaf), str(ciphertext)]:
+                if tranche == len(self.sealed):
+                    self.sealed.append(stranger.SealedTranche())
+                assert leaf == len(self.sealed[tranche].leaves)
+                self.sealed[tranche].leaves.append(base64.b64decode(ciphertext, validate=True))
+            case ["COMMITMENT", event]:
+                number, quote_id = len(self.sealed) - 1, self.quote_event["id"]
+                node = self.quote_event["pubkey"]
+                self.sealed[number].check(event, node, CLIENT.public, quote_id, self.job_id, number)
             case ["OUTPUT", self.job_id, int(), str(data)]:
                 self.output += data
             case ["END", self.job_id]:
@@ -137,8 +152,14 @@ class Job:
 
     async def pay(self, invoice: Json) -> None:
         number, term = len(self.paid), self.quote["settlement"][0]
-        price = stranger.tranche_price(self.quote["row"], len(chat_body()), OUTPUT_BYTES, term["tranche_units"], number)
-        assert invoice["order"] == "prepay" and invoice["tranche"] == number and invoice["msat"] == price
+        price = (
+            self.price(number)
+            if self.sealed
+            else stranger.tranche_price(
+                self.quote["row"], len(chat_body()), OUTPUT_BYTES, term["tranche_units"], number
+            )
+        )
+        assert invoice["order"] == term["order"] and invoice["tranche"] == number and invoice["msat"] == price
         assert price <= term["exposure_buyer_msat"]
         decoded = decode_memory_invoice(invoice["bolt11"])
         assert decoded.payee == self.offer["ln_pubkey"] and decoded.amount_msat == price
@@ -147,7 +168,21 @@ class Job:
         )
         assert isinstance(outcome, PaymentSucceeded)
         self.paid.append((decoded.payment_hash, price))
+        if self.sealed:
+            said = self.sealed[number].commitment
+            assert (said["msat"], said["units"], said["payment_hash"]) == (
+                price,
+                invoice["units"],
+                decoded.payment_hash,
+            )
+            self.output += self.sealed[number].open(outcome.preimage)
         await self.connection.send(self.session.frame(["PAID", self.job_id, number]))
+
+    def price(self, number: int) -> int:
+        """What a sealed tranche costs: all text so far, less what was paid."""
+        assert len(self.sealed) == number + 1
+        text_bytes = sum(sum(tranche.commitment["leaf_bytes"]) for tranche in self.sealed)
+        return stranger.cost(self.quote["row"], len(chat_body()), text_bytes) - sum(price for _, price in self.paid)
 
     def take_record(self, event: Json) -> None:
         assert stranger.is_genuine(event) and stranger.tag(event, "p") == CLIENT.public
@@ -193,14 +228,16 @@ def test_the_stranger_knows_nothing_of_our_code() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("way", ["directed", "open", "posted"])
-async def test_a_client_written_from_the_documents_alone_buys_a_job(way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "order"), [("directed", "prepay"), ("open", "prepay"), ("posted", "prepay"), ("directed", "sealed")]
+)
+async def test_a_client_written_from_the_documents_alone_buys_a_job(way: str, order: Order) -> None:
     async with Market().open() as market:
-        node = await market.add_node(tranche_units=16)
+        node = await market.add_node(settlement=(SettlementTerm(order=order, tranche_units=16),))
         assert node.offer is not None
         offer_event = node.offer.event.to_json()
         assert stranger.is_genuine(offer_event)
-        quote_event, quote, session, accept = await negotiate(market, offer_event, way)
+        quote_event, quote, session, accept = await negotiate(market, offer_event, way, order)
         connection = await market.network.dialer().dial(accept["endpoints"][0])
         await connection.send(session.hello())
         ready = await connection.receive()
@@ -209,7 +246,7 @@ async def test_a_client_written_from_the_documents_alone_buys_a_job(way: str) ->
         offer = json.loads(offer_event["content"])
         job = Job(market, session, connection, quote_event, quote, offer)
         await job.run()
-        assert job.output == PROMPT and len(job.paid) == 2
+        assert job.output == PROMPT and len(job.paid) == 2 and len(job.sealed) == (2 if order == "sealed" else 0)
         receipt = job.receipt()
         await connection.send(session.frame(["RECEIPT", receipt]))
         assert await wait_for_receipt(node) == receipt
