@@ -18,7 +18,7 @@ from unittest.mock import patch
 from bench.contract import MICROSECONDS, MILLISECONDS
 from bench.mesh import BUDGET, LoopbackMarket, Trade, open_market, start_process, wanted_job
 from relaymesh.adapters.core_lightning import CoreLightningWallet
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.records import JobState
 from relaymesh.market.pricing import TranchePlan
@@ -94,7 +94,7 @@ async def open_paid_market(
             wallets = facts["wallets"]
             payee, payer = (CoreLightningWallet(wallets[name]["rpc_path"]) for name in ("node", "client"))
             trade = Trade(
-                (term,), payee, wallets["node"]["public_key"], payer, decode_invoice_in_thread, MSAT_PER_1000_BYTES
+                (term,), payee, wallets["node"]["public_key"], payer, decode_invoice_on_loop, MSAT_PER_1000_BYTES
             )
             async with open_market(directory, url, scripts, maximum_jobs=jobs, trade=trade) as market:
                 yield market

@@ -19,7 +19,7 @@ import anyio
 
 from relaymesh.adapters.core_lightning_replies import read_payment, read_rows, read_success, read_text
 from relaymesh.adapters.core_lightning_rpc import UNKNOWN_METHOD, NodeRefused, NodeRpc, NodeUnreachable
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
     BAD_INVOICE,
@@ -96,7 +96,7 @@ class CoreLightningPayer:
     async def _refuse(self, request: PaymentRequest, deadline: float) -> PaymentOutcome | None:
         """Why the invoice must not even be tried; None where it may."""
         try:
-            invoice = await decode_invoice_in_thread(request.bolt11)
+            invoice = await decode_invoice_on_loop(request.bolt11)
         except RemoteProtocolError as error:
             return PaymentFailed(BAD_INVOICE, str(error))
         if invoice.payment_hash != request.payment_hash:

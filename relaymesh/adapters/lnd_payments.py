@@ -23,7 +23,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.lnd_link import ALREADY_EXISTS, NOT_FOUND, LndLink, LndRefused, LndUnreachable
 from relaymesh.adapters.lnd_replies import STOPPED, read_payment
 from relaymesh.adapters.wallet_book import WalletBook
@@ -83,7 +83,7 @@ class LndPayer:
         """As the port says."""
         deadline = anyio.current_time() + request.deadline_ms / 1000
         try:
-            invoice = await decode_invoice_in_thread(request.bolt11)
+            invoice = await decode_invoice_on_loop(request.bolt11)
         except RemoteProtocolError as error:
             return PaymentFailed(BAD_INVOICE, str(error))
         if invoice.payment_hash != request.payment_hash:

@@ -18,7 +18,7 @@ from typing import Final, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.ledger_encryption import KEY_BYTES, LedgerCipher
 from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import Invoice, InvoiceRequest
@@ -90,7 +90,7 @@ class BookedInvoice:
     async def issued_as(self, text: str) -> Self:
         """This invoice, now that the wallet has issued it; LightningError where that is not what was asked for."""
         try:
-            invoice = await decode_invoice_in_thread(text)
+            invoice = await decode_invoice_on_loop(text)
         except RemoteProtocolError as error:
             raise LightningError(f"the wallet issued what is no invoice: {error}") from error
         if invoice.amount_msat != self.amount_msat:

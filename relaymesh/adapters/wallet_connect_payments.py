@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 import structlog
 
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.keyed_locks import KeyedLocks
 from relaymesh.adapters.wallet_book import WalletBook
 from relaymesh.adapters.wallet_connect_link import Asked, WalletLink, WalletRefused, WalletUnreachable
@@ -75,7 +75,7 @@ class WalletConnectPayer:
         """As the port says."""
         deadline = anyio.current_time() + request.deadline_ms / 1000
         try:
-            invoice = await decode_invoice_in_thread(request.bolt11)
+            invoice = await decode_invoice_on_loop(request.bolt11)
         except RemoteProtocolError as error:
             return PaymentFailed(BAD_INVOICE, str(error))
         if invoice.payment_hash != request.payment_hash:

@@ -18,11 +18,11 @@ def payment_policy(wallet: Wallet) -> PaymentPolicy:
     return PaymentPolicy(wallet.base_fee_msat, wallet.fee_ppm, wallet.payment_seconds * MILLISECONDS_PER_SECOND)
 
 
-async def open_spending(payer: Payer, ledger: Ledger, wallet: Wallet) -> LimitedPayer:
+async def open_spending(payer: Payer, ledger: Ledger, wallet: Wallet, network: str) -> LimitedPayer:
     """The wallet within its limits, that knows from the client's ledger what was spent; jobs are recovered before."""
-    from relaymesh.adapters.invoices import decode_invoice_in_thread
+    from relaymesh.adapters.invoices import invoice_reader
 
-    limited = LimitedPayer(payer, ledger, _limits(wallet), decode_invoice_in_thread, system_clock)
+    limited = LimitedPayer(payer, ledger, _limits(wallet), invoice_reader(network), system_clock)
     await limited.recall(payment_policy(wallet).maximum_fee)
     return limited
 

@@ -128,7 +128,7 @@ def pay(
     """Pay an invoice, if nothing speaks against it; given again, it is not paid again."""
 
     async def command() -> int:
-        from relaymesh.adapters.invoices import decode_invoice_in_thread
+        from relaymesh.adapters.invoices import decode_invoice_on_loop
         from relaymesh.cli.clock import system_clock
         from relaymesh.cli.ledgers import open_ledger
         from relaymesh.cli.spending import open_spending, payment_policy
@@ -138,7 +138,7 @@ def pay(
 
         settings = _settings(config, wallet)
         try:
-            read = await decode_invoice_in_thread(invoice.strip().removeprefix("lightning:"))
+            read = await decode_invoice_on_loop(invoice.strip().removeprefix("lightning:"))
         except RemoteProtocolError as error:
             raise UsageError(str(error)) from error
         policy = payment_policy(settings.wallet)
@@ -148,7 +148,7 @@ def pay(
             flaw = find_flaw(read, network=info.network, now=system_clock().timestamp, payee=payee)
             if flaw is not None:
                 raise UsageError(flaw)
-            spending = await open_spending(opened, ledger, settings.wallet)
+            spending = await open_spending(opened, ledger, settings.wallet, info.network)
             request = PaymentRequest(read.bolt11, read.payment_hash, fee_msat, policy.deadline_ms)
             return _tell_outcome(await spending.pay(request), read.payment_hash, as_json)
 

@@ -103,20 +103,21 @@ def experience_settings(settings: Settings) -> ExperienceSettings:
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[Client]:
     """A client with its relays, wallet and ledger, while the block lasts."""
-    from relaymesh.adapters.invoices import decode_invoice_in_thread
+    from relaymesh.adapters.invoices import invoice_reader
 
     directory, credit_key = data_directory(settings), load_credit_key(settings)
     async with AsyncExitStack() as stack:
         payer = await stack.enter_async_context(open_wallet(settings.wallet))
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
-        check_can_pay(await payer.info())  # who cannot must not keep a node waiting for it
+        info = await payer.info()
+        check_can_pay(info)  # who cannot must not keep a node waiting for it
         _tell_unread(await recover_client(ledger, payer))
-        spending = await open_spending(payer, ledger, settings.wallet)
+        spending = await open_spending(payer, ledger, settings.wallet, info.network)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         tools = ClientTools(
             wallet=spending,
             ledger=ledger,
-            read_invoice=decode_invoice_in_thread,
+            read_invoice=invoice_reader(info.network),
             clock=system_clock,
             payment_policy=payment_policy(settings.wallet),
             experience=Experience(experience_settings(settings)),

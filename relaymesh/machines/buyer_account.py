@@ -30,7 +30,7 @@ from relaymesh.machines.settlement import (
 )
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
-from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.payment import InvoiceReading
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId, PaidMessage
 from relaymesh.units import AmountMsat, Instant, Moment
@@ -66,7 +66,7 @@ class BuyerAccount:
             agree_account("client", contract, terms), known_payment_hashes=known_payment_hashes
         )
         self._invoices: dict[int, InvoiceMessage] = {}
-        self._decoded: dict[int, DecodedInvoice | None] = {}
+        self._decoded: dict[int, InvoiceReading] = {}
         self._under_way: set[JobId] = set()
         self._has_begun_since = False
         self._refusal: Refusal | None = None

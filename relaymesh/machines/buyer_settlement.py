@@ -20,7 +20,14 @@ from relaymesh.machines.settlement import (
     TrancheFunded,
     Tranches,
 )
-from relaymesh.protocol.payment import PaymentAbsent, PaymentFailed, PaymentLookup, PaymentSucceeded, PaymentUnknown
+from relaymesh.protocol.payment import (
+    DecodedInvoice,
+    PaymentAbsent,
+    PaymentFailed,
+    PaymentLookup,
+    PaymentSucceeded,
+    PaymentUnknown,
+)
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.units import AmountMsat, Instant, Moment
 
@@ -114,7 +121,7 @@ class BuyerSettlement:
         if self._contract.order == "prepay":
             self._open_free_tranches(offered.tranche, now)
         complaint = find_invoice_mismatch(self._contract, self.records, offered, self._known_hashes, now)
-        if complaint is not None or offered.decoded is None:
+        if complaint is not None or not isinstance(offered.decoded, DecodedInvoice):
             self._refuse(offered.tranche, complaint or "the invoice cannot be read")
             return
         tranche, payment_hash = offered.tranche, offered.decoded.payment_hash

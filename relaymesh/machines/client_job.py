@@ -58,7 +58,7 @@ from relaymesh.market.pricing import MAXIMUM_TRANCHES, TranchePlan
 from relaymesh.nostr.event import Event, Signer, VerifiedEvent
 from relaymesh.protocol.contract import Commitments, JobOrder, SessionContract
 from relaymesh.protocol.evidence import SignedMetering, Verifier
-from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.payment import InvoiceReading
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
     CancelMessage,
@@ -297,7 +297,7 @@ class ClientJob:
         elif taken is not None:
             self._effects.append(taken)
 
-    def _offer_to_settlement(self, tranche: int, decoded: DecodedInvoice | None, now: Moment) -> None:
+    def _offer_to_settlement(self, tranche: int, decoded: InvoiceReading, now: Moment) -> None:
         is_billed = self.contract.term.order == "postpay" and self.state is _S.ENDING  # stopped, and paid for what came
         if not (is_billed or self.state in (_S.WAITING, _S.STREAMING)):
             return

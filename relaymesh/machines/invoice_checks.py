@@ -30,8 +30,8 @@ def find_invoice_mismatch(
         known_hashes: Payment hashes of other jobs' tranches.
     """
     decoded = offered.decoded
-    if decoded is None:
-        return "the invoice cannot be read"
+    if not isinstance(decoded, DecodedInvoice):
+        return "the invoice cannot be read" if decoded is None else decoded.reason
     if any(record.state is not TrancheState.PAID for record in records):
         return "the next tranche is invoiced before the one before it was paid"
     if offered.order != contract.order:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from relaymesh.machines.records import JobState
-from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.payment import InvoiceReading
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import SessionMessage
 
@@ -17,10 +17,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceRead:
-    """The invoice was decoded; None if it is not a valid BOLT 11 invoice."""
+    """The invoice was decoded, or it must not be paid whatever it is for."""
 
     tranche: int
-    decoded: DecodedInvoice | None
+    decoded: InvoiceReading
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from relaymesh.machines.client_output import ClientOutput
 from relaymesh.machines.job_events import ReadInvoice
 from relaymesh.machines.records import LedgerRecord
 from relaymesh.machines.settlement import InvoiceOffered
-from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.payment import DecodedInvoice, InvoiceReading
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import InvoiceMessage
 
@@ -28,15 +28,13 @@ class OfferedInvoices:
             return ReadInvoice(message.tranche, message.bolt11)
         return None if known == message else refuse(RefusalCode.PAYMENT_MISMATCH, "a tranche is invoiced once")
 
-    def offer(
-        self, tranche: int, decoded: DecodedInvoice | None, output: ClientOutput
-    ) -> InvoiceOffered | Refusal | None:
+    def offer(self, tranche: int, decoded: InvoiceReading, output: ClientOutput) -> InvoiceOffered | Refusal | None:
         """What the settlement is to decide on, once the invoice is decoded."""
         message = self._messages.get(tranche)
         if message is None:
             return None
         records: tuple[LedgerRecord, ...] = ()
-        if output.sealed is not None and decoded is not None:
+        if output.sealed is not None and isinstance(decoded, DecodedInvoice):
             mismatch = output.sealed.find_mismatch(tranche, decoded, message)
             if mismatch is not None:
                 return refuse(RefusalCode.PAYMENT_MISMATCH, mismatch)

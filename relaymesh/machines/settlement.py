@@ -16,7 +16,7 @@ from relaymesh.market.pricing import TranchePlan
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.fields import Order
-from relaymesh.protocol.payment import DecodedInvoice, PaymentLookup
+from relaymesh.protocol.payment import InvoiceReading, PaymentLookup
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.protocol.session_messages import InvoiceMessage, JobId
 from relaymesh.units import AmountMsat, Moment
@@ -163,7 +163,7 @@ class InvoiceOffered:
     amount_msat: AmountMsat
     units: int
     bolt11: str
-    decoded: DecodedInvoice | None
+    decoded: InvoiceReading
     delivered_bytes: int
     records: tuple[LedgerRecord, ...] = ()
 

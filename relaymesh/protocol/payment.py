@@ -67,8 +67,26 @@ class DecodedInvoice:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class BadInvoice:
+    """An invoice that must not be paid whatever it was offered for; `reason` is one sentence for a person."""
+
+    reason: str
+
+
+InvoiceReading = DecodedInvoice | BadInvoice | None
+"""What came of reading an invoice; None where nobody says why it cannot be read."""
+
 CURRENCIES: Final = {"bitcoin": "bc", "testnet": "tb", "signet": "tbs", "regtest": "bcrt"}
 """What invoices of a network begin with, after `ln`."""
+
+
+def find_network_flaw(invoice: DecodedInvoice, network: str) -> str | None:
+    """Why a wallet on this network (`bitcoin`, `regtest`, …) cannot pay the invoice; None where it can."""
+    currency = CURRENCIES.get(network, network)
+    if invoice.network == currency:
+        return None
+    return f"the invoice is for another network: the wallet pays ln{currency}… and this one is ln{invoice.network}…"
 
 
 def find_flaw(invoice: DecodedInvoice, *, network: str, now: Timestamp, payee: str | None = None) -> str | None:
@@ -82,9 +100,8 @@ def find_flaw(invoice: DecodedInvoice, *, network: str, now: Timestamp, payee: s
     """
     if invoice.amount_msat < 1:
         return "the invoice asks for nothing: an amount of at least 1 msat was expected"
-    currency = CURRENCIES.get(network, network)
-    if invoice.network != currency:
-        return f"the invoice is for another network: the wallet pays ln{currency}… and this one is ln{invoice.network}…"
+    if (flaw := find_network_flaw(invoice, network)) is not None:
+        return flaw
     if now >= invoice.expires_at:
         return f"the invoice expired {now - invoice.expires_at} seconds ago: ask for a new one"
     if payee is not None and invoice.payee != payee.lower():

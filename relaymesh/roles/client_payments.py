@@ -17,6 +17,7 @@ from relaymesh.ports.lightning import (
     PaymentRequest,
     PaymentUnknown,
 )
+from relaymesh.protocol.payment import BadInvoice
 from relaymesh.protocol.session_messages import JobId
 from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.containment import Contained
@@ -49,9 +50,9 @@ class ClientPayments:
 
     async def _read_invoice(self, tranche: int, bolt11: str) -> None:
         try:
-            decoded: DecodedInvoice | None = await self._tools.read_invoice(bolt11)
-        except RemoteProtocolError:
-            decoded = None
+            decoded: DecodedInvoice | BadInvoice = await self._tools.read_invoice(bolt11)
+        except RemoteProtocolError as error:
+            decoded = BadInvoice(str(error))
         self._tell(InvoiceRead(tranche, decoded))
 
     async def _pay(self, pay: Pay) -> None:

@@ -6,6 +6,8 @@ before is taken from the ledger; what belongs to no job is written there before 
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from hashlib import sha256
+from typing import TypeVar
 
 import structlog
 
@@ -106,7 +108,7 @@ class LimitedPayer:
         self._asking[request.payment_hash] = self._asking.get(request.payment_hash, 0) + 1
         outcome: PaymentOutcome = PaymentUnknown("nobody waited for the wallet's answer")
         try:
-            outcome = await self._payer.pay(request)
+            outcome = _believe(request.payment_hash, await self._payer.pay(request))
         finally:
             self._asking[request.payment_hash] -= 1
             self._take(request.payment_hash, outcome)
@@ -116,7 +118,7 @@ class LimitedPayer:
 
     async def lookup_payment(self, payment_hash: str) -> PaymentLookup:
         """What the wallet says; what was paid or was not is counted so."""
-        outcome = await self._payer.lookup_payment(payment_hash)
+        outcome = _believe(payment_hash, await self._payer.lookup_payment(payment_hash))
         if self._book.is_under_way(payment_hash):
             self._take(payment_hash, outcome)
         return outcome
@@ -162,6 +164,16 @@ class LimitedPayer:
             return False
         self._noted[record.payment_hash] = record
         return True
+
+
+OutcomeT = TypeVar("OutcomeT", bound=PaymentLookup)
+
+
+def _believe(payment_hash: str, outcome: OutcomeT) -> OutcomeT | PaymentUnknown:
+    """What a wallet says, unless it calls paid what it has no proof of: then nobody knows."""
+    if not isinstance(outcome, PaymentSucceeded) or sha256(outcome.preimage).hexdigest() == payment_hash:
+        return outcome
+    return PaymentUnknown("the wallet says that it paid, and its preimage is not of the payment hash")
 
 
 def resolve(record: PaymentRecord, outcome: PaymentLookup) -> PaymentRecord:

@@ -11,11 +11,12 @@ from bolt11.models.signature import Signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relaymesh.adapters import invoices
 from relaymesh.adapters.invoices import (
     MAXIMUM_INVOICE_BYTES,
     InvoiceDraft,
     decode_invoice,
-    decode_invoice_in_thread,
+    decode_invoice_on_loop,
     encode_invoice,
     find_node_id,
     read_invoice,
@@ -143,7 +144,7 @@ def _resign(prefix: str) -> str:
 
 
 def test_a_text_that_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bolt11, "decode", lambda _text: pytest.fail("it was read"))
+    monkeypatch.setattr(invoices, "take_apart", lambda _text: pytest.fail("it was read"))
     with pytest.raises(RemoteProtocolError, match="at most 2048 bytes"):
         decode_invoice("lnbc1" + "q" * MAXIMUM_INVOICE_BYTES)
 
@@ -151,18 +152,18 @@ def test_a_text_that_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPat
 def test_an_invoice_is_read_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     text = encode_invoice(replace(DRAFT, description="kept"), SECRET)
     first = decode_invoice(text)
-    monkeypatch.setattr(bolt11, "decode", lambda _text: pytest.fail("it was read again"))
+    monkeypatch.setattr(invoices, "take_apart", lambda _text: pytest.fail("it was read again"))
     assert decode_invoice(text) == first
     assert decode_invoice(text.upper()) == first
 
 
 @pytest.mark.anyio
-async def test_an_invoice_can_be_read_in_a_thread() -> None:
+async def test_an_invoice_can_be_read_by_whoever_awaits_it() -> None:
     text = encode_invoice(replace(DRAFT, description="elsewhere"), SECRET)
-    assert await decode_invoice_in_thread(text) == decode_invoice(text)
+    assert await decode_invoice_on_loop(text) == decode_invoice(text)
     for broken in ("rubbish", "x" * 5_000):
         with pytest.raises(RemoteProtocolError):
-            await decode_invoice_in_thread(broken)
+            await decode_invoice_on_loop(broken)
 
 
 @settings(max_examples=60)
@@ -191,3 +192,40 @@ def test_any_text_is_read_or_refused_and_nothing_else(text: str) -> None:
         return
     _agrees(text)
     assert fields.bolt11 == text.lower()
+
+
+@pytest.mark.parametrize("text", ["lnbcrt1\ud800" + "q" * 200, "\ud8001" + "q" * 200, "lnbcrt1é" + "q" * 200, "1", ""])
+def test_text_that_is_no_ascii_is_refused_as_any_other(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        read_invoice(text)
+
+
+@pytest.mark.anyio
+async def test_a_reader_reads_what_its_wallet_can_pay_and_names_the_network_of_what_it_cannot() -> None:
+    read = invoices.invoice_reader("regtest")
+    text = encode_invoice(DRAFT, SECRET)
+    assert await read(text) == decode_invoice(text)
+    for network in ("bc", "tb", "tbs"):
+        with pytest.raises(RemoteProtocolError, match=f"lnbcrt… and this one is ln{network}…"):
+            await read(encode_invoice(replace(DRAFT, network=network), SECRET))
+
+
+def test_a_signature_must_be_of_the_payee_that_the_invoice_names() -> None:
+    stated = [int(f"{int(find_node_id(SECRET), 16):0264b}0"[at : at + 5], 2) for at in range(0, 265, 5)]
+    own, other = (_sign_with_payee(secret, stated) for secret in (SECRET, b"\x02" * 32))
+    _agrees(own)
+    assert read_invoice(own).payee == find_node_id(SECRET)
+    with pytest.raises(RemoteProtocolError):
+        read_invoice(other)
+
+
+def _sign_with_payee(secret: bytes, stated: list[int]) -> str:
+    """An invoice that names a payee, signed by whoever has this secret."""
+    _, data = bech32_decode(encode_invoice(DRAFT, SECRET))
+    assert data is not None
+    symbols = [*data[:7], CHARSET.find("n"), 1, 21, *stated, *data[7:-104]]
+    bits = "".join(f"{symbol:05b}" for symbol in symbols)
+    signed = int(bits + "0" * (-len(bits) % 8), 2).to_bytes((len(bits) + 7) // 8)
+    signature = Signature.from_private_key("lnbcrt1u", secret.hex(), signed)
+    tail = f"{int.from_bytes(signature.signature_data):0520b}"
+    return str(bech32_encode("lnbcrt1u", symbols + [int(tail[at : at + 5], 2) for at in range(0, 520, 5)]))

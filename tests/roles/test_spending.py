@@ -165,6 +165,30 @@ async def test_an_invoice_that_is_not_what_is_to_be_paid_goes_nowhere() -> None:
     assert buyer.spent_msat == 0 and await buyer.ledger.find_payments() == ()
 
 
+async def test_a_preimage_that_is_not_of_the_payment_hash_proves_nothing() -> None:
+    class Liar(MemoryWallet):
+        """Calls everything paid."""
+
+        def __init__(self, honest: MemoryWallet) -> None:
+            self.__dict__ = honest.__dict__
+
+        async def pay(self, request: PaymentRequest) -> PaymentOutcome:
+            return PaymentSucceeded(b"\x00" * 32, AmountMsat(1_000), AmountMsat(0))
+
+        async def lookup_payment(self, payment_hash: str) -> PaymentOutcome:
+            return PaymentSucceeded(b"\x00" * 32, AmountMsat(1_000), AmountMsat(0))
+
+    buyer = Buyer(SpendingLimits(hour_msat=5_000))
+    buyer.wallet = Liar(buyer.wallet)
+    buyer.begin_anew()
+    request = await buyer.ask(1_000, "one")
+    for outcome in (await buyer.payer.pay(request), await buyer.payer.lookup_payment(request.payment_hash)):
+        assert isinstance(outcome, PaymentUnknown) and "not of the payment hash" in outcome.reason
+    assert [each.spent_msat for each in buyer.payer.allowances()] == [1_010]
+    (kept,) = await buyer.ledger.find_payments()
+    assert (kept.state, kept.preimage) == (TrancheState.UNKNOWN, None)
+
+
 # ── across a restart ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,7 +4,7 @@ from tests.conformance.lightning.rules import RULES, WalletsUnderTest
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 async def test_my_wallets(rule):
-    await rule(WalletsUnderTest(payer=my_wallet, payee=your_wallet, decode=decode_invoice_in_thread))
+    await rule(WalletsUnderTest(payer=my_wallet, payee=your_wallet, decode=decode_invoice_on_loop))
 
 Wallets may be shared, real and slow: every label is new, no payment exceeds 200,000 msat, and what takes its time is
 polled.

@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from relaymesh.adapters.core_lightning import CoreLightningWallet
-from relaymesh.adapters.invoices import decode_invoice_in_thread
+from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.lnd import LndWallet
 from relaymesh.adapters.lnd_file import load_lnd_connection
 from relaymesh.adapters.wallet_connect import WalletConnectWallet
@@ -67,16 +67,16 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path, relay_url: str
         plan = NetworkPlan((WalletPlan("payer", BALANCE_MSAT), WalletPlan("payee", 0)), payment_latency_ms=10)
         async with LightningNetwork.start(tmp_path, plan, lambda: time.time_ns() // 1_000_000) as network:
             payer, payee = (CoreLightningWallet(network.rpc_path(name)) for name in ("payer", "payee"))
-            yield WalletsUnderTest(payer, payee, decode_invoice_in_thread, rest_seconds=0.05)
+            yield WalletsUnderTest(payer, payee, decode_invoice_on_loop, rest_seconds=0.05)
     elif request.param == "wallet-connect":
         async with connected_wallets(tmp_path, relay_url) as (near, far):
-            yield WalletsUnderTest(near, far, decode_invoice_in_thread, rest_seconds=0.05)
+            yield WalletsUnderTest(near, far, decode_invoice_on_loop, rest_seconds=0.05)
     elif request.param == "lnd":
         async with lnd_wallets(tmp_path) as (near, far):
-            yield WalletsUnderTest(near, far, decode_invoice_in_thread, rest_seconds=0.05)
+            yield WalletsUnderTest(near, far, decode_invoice_on_loop, rest_seconds=0.05)
     elif request.param == "real":
         payer, payee = (CoreLightningWallet(os.environ[name]) for name in REAL["real"])
-        yield WalletsUnderTest(payer, payee, decode_invoice_in_thread)
+        yield WalletsUnderTest(payer, payee, decode_invoice_on_loop)
     else:
         async with AsyncExitStack() as stack:
             real: list[Wallet] = []
@@ -84,7 +84,7 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path, relay_url: str
                 connection = load_lnd_connection(Path(os.environ[name]))
                 opened = LndWallet.open(connection, tmp_path / f"{name}.book", _clock)
                 real.append(await stack.enter_async_context(opened))
-            yield WalletsUnderTest(real[0], real[1], decode_invoice_in_thread)
+            yield WalletsUnderTest(real[0], real[1], decode_invoice_on_loop)
 
 
 @asynccontextmanager
