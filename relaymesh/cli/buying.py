@@ -145,6 +145,7 @@ def wanted_chat(
         settlement=settings.client.settlement,
         maximum_exposure_msat=settings.client.maximum_exposure_msat,
         is_streamed=is_streamed,
+        has_credit=bool(settings.client.credit_key_file),
     )
     try:
         wanted.to_request()

@@ -10,6 +10,7 @@ import anyio
 
 from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.market.surge import SurgeTerms
+from relaymesh.market.unpaid_work import UnpaidWork
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_ledger import MemoryLedger
@@ -110,6 +111,7 @@ class Market:
         surge: SurgeTerms | None = None,
         open_requests_per_second: int = 100,
         settlement: tuple[SettlementTerm, ...] | None = None,
+        unpaid: UnpaidWork | None = None,
     ) -> MarketNode:
         """Start a node, up when this returns."""
         assert self._tasks is not None
@@ -131,6 +133,7 @@ class Market:
             loop_clock,
             Places(maximum_jobs, loop_clock, queue_limit=queue_limit),
             job_settings=job_settings or NodeJobSettings(),
+            unpaid=unpaid or UnpaidWork(),
         )
         settings = NodeSettings(
             label="main",
