@@ -226,15 +226,12 @@ RULES: Final = (
     Rule(("node",), (write_step("EvidenceRecord", "QUOTE"),), "a node keeps no quotes: its records name them"),
     Rule(
         SIDES,
-        (write_step("EvidenceRecord", "SEALED_COMMITMENT"), write_step("SealedRecord", "kept")),
+        (
+            write_step("EvidenceRecord", "SEALED_COMMITMENT"),
+            write_step("SealedRecord", "kept"),
+            write_step("SealedRecord", "erased"),
+        ),
         ORDINARY,
-        ("sealed",),
-    ),
-    Rule(("client",), (write_step("SealedRecord", "erased"),), ORDINARY, ("sealed",)),
-    Rule(
-        ("node",),
-        (write_step("SealedRecord", "erased"),),
-        "a node keeps what it sold sealed, to show what it committed to",
         ("sealed",),
     ),
     Rule(
