@@ -189,7 +189,7 @@ class Node:
     output_msat: int = 200
     minimum_msat: int = 1_000
     output_tokens: int = 1_024
-    settlement: tuple[Literal["prepay", "sealed", "postpay", "session"], ...] = ("prepay", "sealed")
+    settlement: tuple[Literal["prepay", "sealed", "postpay", "session"], ...] = ("prepay", "sealed", "session")
     tranche_units: int = 1_024
     sealed_tranche_units: int = 4_096
     session_tranche_msat: int = 20_000

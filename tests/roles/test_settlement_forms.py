@@ -4,14 +4,20 @@ import pytest
 
 from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.market.request import SettlementPolicy
+from relaymesh.market.unpaid_work import UnpaidWork
+from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.protocol.offer import SettlementTerm
-from tests.roles.market import PROMPT, Market, MarketNode, chat_row, purchase, wanted
+from relaymesh.roles.client import ClientSettings
+from relaymesh.units import AmountMsat
+from tests.roles.market import PROMPT, Market, MarketNode, chat_row, open_session, purchase, wanted
 
 pytestmark = pytest.mark.anyio
 
 PREPAY = SettlementTerm(order="prepay", tranche_units=16)
 SEALED = SettlementTerm(order="sealed", tranche_units=16)
+POSTPAY = SettlementTerm(order="postpay", tranche_units=16)
+SESSION = SettlementTerm(order="prepay", scope="session", tranche_units=8_000)
 
 
 async def paid_by_both_books(market: Market, node: MarketNode) -> int:
@@ -34,20 +40,53 @@ async def paid_by_both_books(market: Market, node: MarketNode) -> int:
         ("auto", True, "prepay"),
         ("sealed", True, "sealed"),
         ("prepay", False, "prepay"),
+        ("session", False, "session"),
     ],
 )
 async def test_a_job_is_bought_in_the_form_that_was_chosen(
     settlement: SettlementPolicy, streamed: bool, expected: str
 ) -> None:
     async with Market().open() as market:
-        node = await market.add_node(settlement=(PREPAY, SEALED))
+        node = await market.add_node(settlement=(PREPAY, SEALED, SESSION))
         async with market.client() as client:
             bought = await purchase(client, wanted(settlement=settlement, is_streamed=streamed))
         outcome, chosen = bought.bought.outcome, bought.bought.chosen_term
         assert outcome is not None and outcome.state is JobState.DONE and outcome.is_verified
         assert bought.text.split() == PROMPT.split()
         assert chosen is not None and chosen.term.form == expected
-        assert outcome.paid_msat == await paid_by_both_books(market, node) > 0
+        paid_msat = await paid_by_both_books(market, node)
+        assert paid_msat == (SESSION.tranche_units if expected == "session" else outcome.paid_msat)
+        assert 0 < outcome.paid_msat <= paid_msat
+
+
+async def test_a_buyer_whose_key_has_credit_pays_afterwards_and_a_stranger_does_not() -> None:
+    async with Market().open() as market:
+        key = KeyPair.generate()
+        unpaid = UnpaidWork(lines={key.public_key: AmountMsat(10_000)})
+        node = await market.add_node(settlement=(PREPAY, POSTPAY), unpaid=unpaid)
+        forms = []
+        for credit_key in (key, None):
+            async with market.client(ClientSettings(credit_key=credit_key)) as client:
+                job = wanted(is_streamed=True, has_credit=credit_key is not None)
+                bought = (await purchase(client, job)).bought
+                assert bought.outcome is not None and bought.outcome.state is JobState.DONE
+                assert bought.chosen_term is not None
+                forms.append(bought.chosen_term.term.form)
+        assert forms == ["postpay", "prepay"]
+        assert await paid_by_both_books(market, node) > 0
+        assert unpaid.at_stake_msat(key.public_key) == 0
+
+
+async def test_who_keeps_a_session_prepays_it_for_small_jobs_of_a_node_that_has_served() -> None:
+    async with Market().open() as market:
+        await market.add_node(settlement=(PREPAY, SEALED, SESSION))
+        async with market.client() as client:
+            assert (await purchase(client)).bought.reason == ""
+            job = wanted(keeps_session=True)
+            session = await open_session(client, job)
+            assert session.chosen_term is not None and session.chosen_term.term.form == "session"
+            assert "the job is small beside a tranche" in session.chosen_term.sentence
+            await session.aclose()
 
 
 async def test_who_has_served_well_is_prepaid_the_next_time() -> None:
