@@ -74,6 +74,19 @@ def end_job(job: JobRecord, tranches: tuple[TrancheRecord, ...], refusal: Refusa
     return replace(job, state=JobState.FAILED, charged_msat=charged, reason=refusal.to_wire(), body="", keys=b"")
 
 
+def close_account(account_job: JobRecord, tranches: tuple[TrancheRecord, ...], drawn_msat: AmountMsat) -> JobRecord:
+    """A prepaid session's account as it ends for this side: what was paid and no job drew (RM-03, "Session tranches").
+
+    Args:
+        account_job: Its row.
+        tranches: Resolved.
+        drawn_msat: What the ledger says that the session's jobs were charged.
+    """
+    is_in_doubt = any(tranche.state in IN_DOUBT_STATES for tranche in tranches)
+    rest_msat = AmountMsat(max(paid_msat(tranches) - drawn_msat, 0))
+    return replace(account_job, state=JobState.UNKNOWN if is_in_doubt else JobState.DONE, charged_msat=rest_msat)
+
+
 def interrupted_record(job: JobRecord, tranches: tuple[TrancheRecord, ...], now_ms: int) -> MeteringRecord:
     """The node's one metering record of a job that its crash ended: nothing delivered is claimed, all that was paid is.
 

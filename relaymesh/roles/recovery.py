@@ -9,12 +9,21 @@ from typing import Final
 
 import structlog
 
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, SealedRecord, TrancheRecord
+from relaymesh.machines.records import (
+    SESSION_ACCOUNT,
+    EvidenceRecord,
+    JobRecord,
+    JobState,
+    SealedRecord,
+    Side,
+    TrancheRecord,
+)
 from relaymesh.machines.recovery import (
     IN_DOUBT_STATES,
     INTERRUPTED,
     UNPAID_STATES,
     account,
+    close_account,
     end_job,
     interrupted_record,
     is_paid,
@@ -28,6 +37,7 @@ from relaymesh.ports.lightning import InvoiceIssuer, InvoiceStatus, Payer
 from relaymesh.protocol.evidence import build_metering
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.roles.driver import Clock
+from relaymesh.units import AmountMsat
 
 _log = structlog.get_logger(__name__)
 MOST_JOBS: Final = 1_000_000
@@ -59,10 +69,12 @@ async def recover_client(ledger: Ledger, wallet: Payer | None) -> Recovered:
         wallet: The wallet that paid; None where none is at hand, and what is in doubt stays so.
     """
     outcomes, unread = [], []
-    for found in await ledger.find_jobs(JobQuery(side="client", only_unresolved=True, limit=MOST_JOBS)):
+    for found in await _find_unresolved(ledger, "client"):
         tranches = tuple([await _look_up(tranche, wallet) for tranche in found.tranches])
         job = found.job
-        if job.state in (JobState.OPEN, JobState.UNKNOWN):
+        if job.job_type == SESSION_ACCOUNT:
+            job = close_account(job, tranches, await _drawn_msat(ledger, job))
+        elif job.state in (JobState.OPEN, JobState.UNKNOWN):
             job = end_job(job, tranches, CLIENT_INTERRUPTED)
         if job.state is not JobState.UNKNOWN:
             tranches = account(tranches)
@@ -90,15 +102,32 @@ async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, cloc
         LightningError: The wallet does not answer: a node does not start without knowing what it was paid.
     """
     outcomes = []
-    for found in await ledger.find_jobs(JobQuery(side="node", only_unresolved=True, limit=MOST_JOBS)):
+    for found in await _find_unresolved(ledger, "node"):
         tranches = tuple([await _look_up_invoice(tranche, wallet) for tranche in found.tranches])
-        if found.job.state is JobState.OPEN:
+        if found.job.job_type == SESSION_ACCOUNT:
+            job = close_account(found.job, tranches, await _drawn_msat(ledger, found.job))
+            await ledger.write((job, *account(tranches)))
+            outcomes.append(job)
+        elif found.job.state is JobState.OPEN:
             outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))
         else:
             job = replace(found.job, charged_msat=paid_msat(tranches))  # paid after the job had its record
             await ledger.write((job, *account(tranches), *await _erase_sealed(ledger, job)))
             outcomes.append(job)
     return _sort(outcomes)
+
+
+async def _find_unresolved(ledger: Ledger, side: Side) -> list[LedgerJob]:
+    """What is to be resolved: the accounts of prepaid sessions last, when all their jobs have ended."""
+    found = await ledger.find_jobs(JobQuery(side=side, only_unresolved=True, limit=MOST_JOBS))
+    return sorted(found, key=lambda each: each.job.job_type == SESSION_ACCOUNT)
+
+
+async def _drawn_msat(ledger: Ledger, account_job: JobRecord) -> AmountMsat:
+    """What the jobs of a prepaid session were charged, as the ledger has it."""
+    found = await ledger.find_jobs(JobQuery(side=account_job.side, client=account_job.client, limit=MOST_JOBS))
+    jobs = [each.job for each in found if each.job.session_id == account_job.session_id]
+    return AmountMsat(sum(job.charged_msat for job in jobs if job.job_type != SESSION_ACCOUNT))
 
 
 async def _end_at_node(
