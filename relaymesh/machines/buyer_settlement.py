@@ -20,6 +20,7 @@ from relaymesh.machines.settlement import (
     TrancheFunded,
     Tranches,
 )
+from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.payment import (
     DecodedInvoice,
     PaymentAbsent,
@@ -81,6 +82,14 @@ class BuyerSettlement:
     def is_unknown(self) -> bool:
         """Whether the wallet could not say what became of some payment."""
         return any(record.state is _State.UNKNOWN for record in self._tranches.records)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the job is paid by itself: its steps then wait for the ledger."""
+        return True
+
+    def take_record(self, record: MeteringRecord, *, is_fair: bool) -> None:
+        """The job's metering record is here: nothing to do where its tranches are its own."""
 
     def receive(self, message: BuyerInput, now: Moment) -> None:
         """Take in an invoice or what the wallet said."""

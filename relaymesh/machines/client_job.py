@@ -43,7 +43,7 @@ from relaymesh.machines.offered_invoices import OfferedInvoices
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.sealed_deliveries import SealedDeliveries
 from relaymesh.machines.session_funds import FundsChanged, FundsRefused
-from relaymesh.machines.session_shares import BuyerShare, make_buyer_settlement
+from relaymesh.machines.session_shares import make_buyer_settlement
 from relaymesh.machines.settlement import (
     JobAccounted,
     LookUpPayment,
@@ -137,7 +137,7 @@ class ClientJob:
         self._move("start", _S.WAITING)
         self._created_at_ms, self._observation.started = now.unix_ms, now.instant
         self._effects += [
-            Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id))),
+            Store((self._job_record(JobState.OPEN), keep_quote(self.contract, self.job_id)), self._settlement.is_own),
             Send(self.job_message()),
             Send(CreditMessage(self.job_id, CREDIT_BYTES)),
         ]
@@ -282,9 +282,8 @@ class ClientJob:
         except RemoteProtocolError as error:
             self._observation.note(f"a metering record that is no evidence came: {error}")
             return
-        if isinstance(self._settlement, BuyerShare):
-            fair = is_fair(self.contract, self.order, self._observation, self._metering.record)
-            self._settlement.take_record(self._metering.record, is_fair=fair)
+        fair = is_fair(self.contract, self.order, self._observation, self._metering.record)
+        self._settlement.take_record(self._metering.record, is_fair=fair)
         self._leave_streaming("end of output", now)
         self._account(now)
 
@@ -381,8 +380,9 @@ class ClientJob:
 
     def _job_ended(self, state: JobState, receipt: VerifiedEvent | None, complaints: tuple[str, ...]) -> JobEnded:
         money = (self._settlement.paid_msat, self._settlement.committed_msat, self._settlement.fees_msat)
-        observed, record = self._observation, self._metering
-        return JobEnded(self.job_id, state, self._failure, *money, observed, record, receipt, complaints)
+        return JobEnded(
+            self.job_id, state, self._failure, *money, self._observation, self._metering, receipt, complaints
+        )
 
     def _final_state(self) -> JobState:
         if self._settlement.is_in_doubt:

@@ -25,7 +25,7 @@ from relaymesh.machines.job_settings import NodeJobSettings
 from relaymesh.machines.machine import earliest
 from relaymesh.machines.node_delivery import Ask, Delivery, Emit, Finish, Seal, Step, make_delivery
 from relaymesh.machines.node_job_interface import NODE_JOB_TRANSITIONS, NodeJobEffect, NodeJobInput, NodeJobState
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
+from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, LedgerRecord, Store, join_stores
 from relaymesh.machines.sealed_sale import SealedSale
 from relaymesh.machines.seller_settlement import SellerSettlement
 from relaymesh.machines.session_funds import FundsAsked, FundsRefused, FundsReserved, JobSettled, SessionFunds
@@ -132,7 +132,8 @@ class NodeJob:
         agreed = agree_settlement("node", self.contract, message.job_id, plan, message.max_msat)
         self._settlement = make_seller_settlement(agreed, self._funds, self._settings.invoice_expiry_seconds)
         self._delivery = make_delivery(self.contract.term.order, plan, self._meter, self._settlement)
-        self._effects.append(Store((self._job_record(JobState.OPEN), *self._meter.guarantee())))
+        kept: tuple[LedgerRecord, ...] = (self._job_record(JobState.OPEN), *self._meter.guarantee())
+        self._effects.append(Store(kept, is_awaited=self._funds is None))
         first = self._delivery.begin()
         if first is None:
             self._move("begin", _S.RUNNING)

@@ -174,9 +174,14 @@ LedgerRecord = JobRecord | TrancheRecord | SealedRecord | EvidenceRecord | Payme
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Effect: write these records in one transaction, durably, before any later effect is carried out."""
+    """Effect: write these records in one transaction, durably, before any later effect is carried out.
+
+    Args:
+        is_awaited: False where no money depends on it: then later effects need not wait, only later writes do.
+    """
 
     records: tuple[LedgerRecord, ...]
+    is_awaited: bool = True
 
 
 EffectT = TypeVar("EffectT")
@@ -187,7 +192,8 @@ def join_stores(effects: Sequence[EffectT]) -> tuple[EffectT, ...]:
     joined: list[EffectT] = []
     for effect in effects:
         if isinstance(effect, Store) and joined and isinstance(last := joined[-1], Store):
-            joined[-1] = replace(effect, records=last.records + effect.records)
+            is_awaited = effect.is_awaited or last.is_awaited
+            joined[-1] = replace(effect, records=last.records + effect.records, is_awaited=is_awaited)
         else:
             joined.append(effect)
     return tuple(joined)

@@ -102,6 +102,11 @@ class BuyerShare(BuyerSettlement):
         self._is_booked = False
 
     @property
+    def is_own(self) -> bool:
+        """False: what is paid is the session's, and what is paid already is in the ledger."""
+        return False
+
+    @property
     def committed_msat(self) -> AmountMsat:
         """What the job drew and, while nothing is booked, what may yet turn out to have been paid for it."""
         return AmountMsat(self.paid_msat + (0 if self._is_booked else self._account.doubtful_msat))

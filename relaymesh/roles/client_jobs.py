@@ -37,6 +37,7 @@ from relaymesh.roles.client_payments import ClientPayments
 from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained
 from relaymesh.roles.driver import Driver
+from relaymesh.roles.ordered_writes import OrderedWrites
 from relaymesh.roles.output_queue import OutputQueue
 from relaymesh.roles.session_driver import SessionDriver, job_of
 
@@ -56,6 +57,7 @@ class RunningJob:
         self._tools, self._session = tools, session
         self._driver: Driver[ClientJobInput, ClientJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._payments = ClientPayments(tools, self.job_id, self._driver.tell)
+        self._writes = OrderedWrites(tools.ledger)
         self._outputs = OutputQueue()
         self._outcome: JobEnded | None = None
         self._ended = anyio.Event()
@@ -142,7 +144,9 @@ class RunningJob:
     def _act(self, driver: Driver[ClientJobInput, ClientJobEffect], effect: ClientJobEffect) -> bool:
         match effect:
             case Store():
-                return False
+                if not self._writes.is_ahead(effect):
+                    return False
+                driver.start_soon(self._writes.write_ahead, effect.records)
             case Deliver(data):
                 return self._outputs.put(data)
             case Send(message):
@@ -160,7 +164,7 @@ class RunningJob:
     async def _carry_out(self, effect: ClientJobEffect) -> None:
         match effect:
             case Store(records):
-                await self._tools.ledger.write(records)
+                await self._writes.write(records)
             case Deliver(data):
                 await self._outputs.wait_room()
                 self._outputs.put(data)

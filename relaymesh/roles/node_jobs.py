@@ -32,7 +32,6 @@ from relaymesh.ports.ledger import JobQuery
 from relaymesh.ports.runners import RunFinished, RunItem, RunOutput, RunRequest
 from relaymesh.protocol.commitments import derive_job_commitments
 from relaymesh.protocol.contract import SessionContract
-from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.key_schedule import SessionSecrets
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.protocol.session_messages import (
@@ -47,11 +46,13 @@ from relaymesh.protocol.session_messages import (
 )
 from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
 from relaymesh.roles.driver import Driver
+from relaymesh.roles.input_counting import count_input
 from relaymesh.roles.node_account import NodeAccount, open_node_account
 from relaymesh.roles.node_credit import note_unpaid, reserve_work
 from relaymesh.roles.node_invoices import NodeInvoices
 from relaymesh.roles.node_places import Place
 from relaymesh.roles.node_tools import NodeTools
+from relaymesh.roles.ordered_writes import OrderedWrites
 from relaymesh.roles.session_driver import SessionDriver, job_of
 from relaymesh.units import MILLISECONDS_PER_SECOND
 
@@ -81,6 +82,7 @@ class NodeJobRun:
         self._account = account
         self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._invoices = NodeInvoices(tools.wallet, self._driver.tell)
+        self._writes = OrderedWrites(tools.ledger)
         self._runner_scope = anyio.CancelScope()
         self._may_produce = anyio.Event()
         self._is_paused = self._is_under_way = False
@@ -114,7 +116,9 @@ class NodeJobRun:
         self._may_produce.set()  # whatever happened may be what the runner waits for
         match effect:
             case Store():
-                return False
+                if not self._writes.is_ahead(effect):
+                    return False
+                driver.start_soon(self._writes.write_ahead, effect.records)
             case Send(message):
                 self._session.send(message, job_id=self._machine.message.job_id)
             case CreateInvoice() | WatchInvoice():
@@ -133,7 +137,7 @@ class NodeJobRun:
     async def _carry_out(self, effect: NodeJobEffect) -> None:
         if not isinstance(effect, Store):
             raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
-        await self._tools.ledger.write(effect.records)
+        await self._writes.write(effect.records)
         note_unpaid(self._tools.unpaid, effect.records, self._machine.contract.guarantor)
 
     async def _run_model(self, maximum_output_tokens: int) -> None:
@@ -344,7 +348,7 @@ class ServedSession:
         if not self._is_new(message) and await self._is_known(message.job_id):
             await self._resend_record(message.job_id)
             return None
-        tokens = await self._count_input(message)
+        tokens = await count_input(self._tools, self.contract, self._model, message)
         if isinstance(tokens, Refusal):
             self._refuse(message.job_id, tokens)
             return None
@@ -372,24 +376,6 @@ class ServedSession:
                 self.driver.send(EndMessage(job_id), MeteringMessage(evidence.event), job_id=job_id)
                 return
         self._refuse(job_id, refuse(RefusalCode.REPLAYED, "this job was begun before and cannot begin again"))
-
-    async def _count_input(self, message: JobMessage) -> int | Refusal:
-        request = RunRequest(self._model, message.job_type, message.body, self.contract.quote.row.output_limit)
-        try:
-            if self._tools.is_runner_suspect:
-                await self._tools.runner.models()
-                self._tools.is_runner_suspect = False
-            tokens = await self._tools.runner.count_input_tokens(request)
-        except RunnerRefused as error:
-            return refuse(RefusalCode.UNSUPPORTED_PARAMETER, str(error))
-        except RunnerError as error:
-            report("runner", error)
-            return refuse(RefusalCode.RUNNER_UNAVAILABLE, "the node's runner does not answer; try another node")
-        if tokens is None and self.contract.quote.row.unit == "token":
-            return refuse(RefusalCode.INTERNAL, "the node prices by the token but cannot count them")
-        if not 0 <= (tokens or 0) <= MAXIMUM_QUANTITY:
-            return refuse(RefusalCode.RUNNER_FAILED, "the runner counted a number of input tokens that cannot be")
-        return tokens or 0
 
     def _end(self, reason: str) -> None:
         assert self.driver is not None
