@@ -7,6 +7,7 @@ from relaymesh.machines.buyer_settlement import BuyerSettlement
 from relaymesh.machines.job_events import InvoiceRead, ReadInvoice, Received, Send, SessionEnded
 from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import earliest
+from relaymesh.machines.offered_invoices import farewell
 from relaymesh.machines.records import JobState, LedgerRecord, Store, join_stores
 from relaymesh.machines.session_account import SessionTerms, account_record, agree_account
 from relaymesh.machines.session_funds import (
@@ -32,7 +33,7 @@ from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.fields import MAXIMUM_QUANTITY
 from relaymesh.protocol.payment import InvoiceReading
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
-from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId, PaidMessage
+from relaymesh.protocol.session_messages import InvoiceMessage, JobId, PaidMessage
 from relaymesh.units import AmountMsat, Instant, Moment
 
 BuyerAccountInput = Received | InvoiceRead | PaymentResolved | JobBegun | JobSettled | JobAbandoned | SessionEnded
@@ -189,7 +190,7 @@ class BuyerAccount:
         """Nothing more is paid: the node hears of it, and the jobs that wait."""
         if self._refusal is None:
             self._refusal = refusal
-            said = ErrorMessage(JobId(self._contract.session_id), refusal, refusal.is_retryable)
+            said = farewell(JobId(self._contract.session_id), refusal)
             self._effects += [Send(said), FundsRefused(refusal)]
 
     # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from relaymesh.machines.settlement import (
 )
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.payment import (
+    OVER_LIMIT,
     DecodedInvoice,
     PaymentAbsent,
     PaymentFailed,
@@ -168,8 +169,8 @@ class BuyerSettlement:
                 early, self._early = self._early, None
                 if early is not None:
                     self._offered(early, now)
-            case PaymentFailed(_, reason):
-                self._fail(tranche, reason)
+            case PaymentFailed(code, reason):
+                self._fail(tranche, reason, RefusalCode.OVER_BUDGET if code == OVER_LIMIT else None)
             case PaymentAbsent():
                 self._fail(tranche, "the wallet never sent the payment")
             case PaymentUnknown(reason) if state is _State.PAYING:
@@ -179,8 +180,8 @@ class BuyerSettlement:
             case PaymentUnknown():
                 pass
 
-    def _fail(self, tranche: int, reason: str) -> None:
+    def _fail(self, tranche: int, reason: str, code: RefusalCode | None = None) -> None:
         self._look_ups.pop(tranche, None)
         record = self._tranches.change(tranche, "fail", _State.FAILED, reason=reason)
-        refusal = refuse(RefusalCode.PAYMENT_REQUIRED, f"the payment failed: {reason}")
+        refusal = refuse(code or RefusalCode.PAYMENT_REQUIRED, f"the payment failed: {reason}")
         self._effects += [Store((record,)), SettlementStopped(tranche, refusal)]

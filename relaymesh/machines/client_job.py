@@ -39,7 +39,7 @@ from relaymesh.machines.job_outcome import (
 )
 from relaymesh.machines.job_settings import ClientJobSettings
 from relaymesh.machines.machine import earliest
-from relaymesh.machines.offered_invoices import OfferedInvoices
+from relaymesh.machines.offered_invoices import OfferedInvoices, farewell
 from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState, Store, join_stores
 from relaymesh.machines.sealed_deliveries import SealedDeliveries
 from relaymesh.machines.session_funds import FundsChanged, FundsRefused
@@ -320,7 +320,7 @@ class ClientJob:
                     self._open_sealed(tranche, now)
                 case SettlementStopped(_, refusal):
                     if self.state is _S.ENDING:  # the node may wait for this payment before it signs its record
-                        self._effects.append(Send(ErrorMessage(self.job_id, refusal, refusal.is_retryable)))
+                        self._effects.append(Send(farewell(self.job_id, refusal)))
                     self._stop_for(refusal, now)
                 case PaymentInDoubt():
                     self._doubt_until = now.after_ms(self._settings.doubt_ms)
@@ -342,7 +342,7 @@ class ClientJob:
         self._leave_streaming("stop", now)
 
     def _stop_for(self, refusal: Refusal, now: Moment) -> None:
-        self._stop(refusal, now, ErrorMessage(self.job_id, refusal, refusal.is_retryable))
+        self._stop(refusal, now, farewell(self.job_id, refusal))
 
     def _leave_streaming(self, trigger: str, now: Moment) -> None:
         if self.state in (_S.WAITING, _S.STREAMING):

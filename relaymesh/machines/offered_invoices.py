@@ -6,7 +6,7 @@ from relaymesh.machines.records import LedgerRecord
 from relaymesh.machines.settlement import InvoiceOffered
 from relaymesh.protocol.payment import DecodedInvoice, InvoiceReading
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
-from relaymesh.protocol.session_messages import InvoiceMessage
+from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 
 
 class OfferedInvoices:
@@ -49,3 +49,10 @@ class OfferedInvoices:
             delivered_bytes=output.bytes_in_hand,
             records=records,
         )
+
+
+def farewell(job_id: JobId, refusal: Refusal) -> ErrorMessage:
+    """What the node is told of why the client gives up; what wallet and limits say is the client's own affair."""
+    if refusal.code in (RefusalCode.PAYMENT_REQUIRED, RefusalCode.OVER_BUDGET):
+        refusal = refuse(RefusalCode.PAYMENT_REQUIRED, "the client did not pay")
+    return ErrorMessage(job_id, refusal, refusal.is_retryable)

@@ -1,4 +1,4 @@
-"""What a buyer allows itself to spend on a job, in an hour and in a day: counted before anything is paid (RM-03).
+"""What a buyer allows itself to spend on a job, in an hour and in a day: counted before anything is paid.
 
 A payment counts as of when it is decided upon, by the most that it may cost, until its outcome says what it did cost.
 One whose outcome is unknown goes on counting so, one that failed does not count at all. What is over is summed by the

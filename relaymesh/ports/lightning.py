@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
+from relaymesh.protocol.payment import OVER_LIMIT as OVER_LIMIT
 from relaymesh.protocol.payment import DecodedInvoice as DecodedInvoice
 from relaymesh.protocol.payment import PaymentAbsent as PaymentAbsent
 from relaymesh.protocol.payment import PaymentFailed as PaymentFailed
@@ -34,9 +35,6 @@ MAXIMUM_INVOICE_LABEL_BYTES: Final = 128
 
 NOT_SENT: Final = -1
 """The code of a payment that never left this process."""
-
-OVER_LIMIT: Final = -2
-"""The code of a payment that a spending limit of ours does not allow; it never left this process either."""
 
 BAD_INVOICE: Final = -32602
 """The code of an invoice that must not be paid: broken, our own, or another one than was meant."""

@@ -8,6 +8,9 @@ from typing import Final
 
 from relaymesh.units import AmountMsat, Timestamp
 
+OVER_LIMIT: Final = -2
+"""The code of a payment that a spending limit of ours does not allow; it never left this process."""
+
 
 @dataclass(frozen=True, slots=True)
 class PaymentSucceeded:

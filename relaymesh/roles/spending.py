@@ -1,4 +1,4 @@
-"""The one place through which a client's money leaves: limits hold here, before a wallet hears of a payment (RM-03).
+"""The one place through which a client's money leaves: limits hold here, before a wallet hears of a payment.
 
 It is around the wallet of every client: for jobs, for what routers want, for what a person pays by hand. What was spent
 before is taken from the ledger; what belongs to no job is written there before it is paid, since nobody else would.

@@ -6,8 +6,9 @@ import anyio
 import pytest
 
 from relaymesh.errors import LedgerError
-from relaymesh.machines.records import LedgerRecord, TrancheState
+from relaymesh.machines.records import JobState, LedgerRecord, TrancheState
 from relaymesh.market.spending import SpendingLimits
+from relaymesh.ports.ledger import JobQuery
 from relaymesh.ports.lightning import (
     BAD_INVOICE,
     NOT_SENT,
@@ -29,10 +30,11 @@ from relaymesh.ports.memory_lightning import (
     decode_memory_invoice,
 )
 from relaymesh.protocol.payment import DecodedInvoice
+from relaymesh.protocol.refusal import RefusalCode
 from relaymesh.roles.spending import LimitedPayer
 from relaymesh.units import AmountMsat
 from tests.conformance.ledger.records import make_job, make_payment, make_tranche
-from tests.roles.market import loop_clock
+from tests.roles.market import Market, loop_clock, purchase
 
 pytestmark = pytest.mark.anyio
 
@@ -259,3 +261,42 @@ async def test_nothing_is_paid_that_could_not_be_written_down() -> None:
     outcome = await buyer.pay(1_000, "by hand")
     assert isinstance(outcome, PaymentFailed) and outcome.code == NOT_SENT and buyer.spent_msat == 0
     assert [each.spent_msat for each in buyer.payer.allowances()] == [0]
+
+
+# ── in a market ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_job_beyond_a_limit_ends_with_its_sentence_and_no_node_hears_what_was_spent() -> None:
+    async with Market().open() as market:
+        nodes = [await market.add_node(), await market.add_node()]
+        async with market.client() as client:
+            limits = SpendingLimits(hour_msat=10)
+            client.tools.wallet = LimitedPayer(
+                market.buyer, market.client_ledger, limits, read_memory_invoice, loop_clock
+            )
+            bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.state is JobState.FAILED and outcome.refusal is not None
+        assert outcome.refusal.code is RefusalCode.OVER_BUDGET
+        assert "wallet.maximum_hour_msat allows 10 msat in an hour" in outcome.refusal.reason
+        assert market.buyer.balance_msat == 1_000_000
+        served = [job for node in nodes for job in await node.ledger.find_jobs(JobQuery())]
+        assert len(served) == 1, "no second node is asked, since the limit holds there too"
+        assert "maximum" not in served[0].job.reason and "10" not in served[0].job.reason
+
+
+async def test_jobs_within_a_limit_are_served_and_counted_by_what_they_cost() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        async with market.client() as client:
+            limits = SpendingLimits(job_msat=100_000, hour_msat=200_000, day_msat=300_000)
+            limited = LimitedPayer(market.buyer, market.client_ledger, limits, read_memory_invoice, loop_clock)
+            client.tools.wallet = limited
+            bought = await purchase(client)
+        assert bought.bought.outcome is not None and bought.bought.outcome.state is JobState.DONE
+        spent_msat = 1_000_000 - market.buyer.balance_msat
+        assert spent_msat > 0
+        assert [each.spent_msat for each in limited.allowances()] == [spent_msat, spent_msat]
+        again = LimitedPayer(market.buyer, market.client_ledger, limits, read_memory_invoice, loop_clock)
+        await again.recall(fee)
+        assert [each.spent_msat for each in again.allowances()] == [spent_msat, spent_msat]
