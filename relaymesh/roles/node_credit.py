@@ -1,9 +1,9 @@
 """What a node risks for a job until it is over, and what was never paid, as its ledger tells it (RM-03, "Postpay")."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, Self
 
-from relaymesh.machines.records import LedgerRecord, TrancheRecord
+from relaymesh.machines.records import JobRecord, JobState, LedgerRecord, TrancheRecord
 from relaymesh.machines.unpaid_tranches import is_unpaid_work
 from relaymesh.market.unpaid_work import Debt, Reservation, UnpaidWork
 from relaymesh.nostr.event import PublicKey
@@ -18,14 +18,32 @@ MOST_UNPAID_JOBS: Final = 65_536
 """So many jobs that were left unpaid are read at a start, the newest."""
 
 
-def reserve_work(work: UnpaidWork, contract: SessionContract, now: Timestamp) -> Reservation | Refusal | None:
-    """Take on a job of this session, or say why not; None where nothing is risked. It must be released in any case."""
-    guarantee, term = contract.guarantee, contract.term
-    if guarantee is not None and term.order == "postpay":
-        objection = guarantee.find_objection(node=contract.node, client=contract.client, now=now)
-        if objection is not None:
-            return refuse(RefusalCode.PAYMENT_REQUIRED, objection)
-    return work.reserve(contract.client, contract.guarantor, term.order, term.exposure_node_msat)
+class JobRisk:
+    """What one job may cost the node until it is accounted for; made by `JobRisk.take`, ended in any case."""
+
+    def __init__(self, work: UnpaidWork, contract: SessionContract, reservation: Reservation | None) -> None:
+        self._work, self._contract, self._reservation = work, contract, reservation
+
+    @classmethod
+    def take(cls, work: UnpaidWork, contract: SessionContract, now: Timestamp) -> Self | Refusal:
+        """Take on a job of this session, or say why not."""
+        guarantee, term = contract.guarantee, contract.term
+        if guarantee is not None and term.order == "postpay":
+            objection = guarantee.find_objection(node=contract.node, client=contract.client, now=now)
+            if objection is not None:
+                return refuse(RefusalCode.PAYMENT_REQUIRED, objection)
+        taken = work.reserve(contract.client, contract.guarantor, term.order, term.exposure_node_msat)
+        return taken if isinstance(taken, Refusal) else cls(work, contract, taken)
+
+    def note(self, records: Collection[LedgerRecord]) -> None:
+        """What was written about the job: once it is accounted for, what it left unpaid is known and no more."""
+        note_unpaid(self._work, records, self._contract.guarantor)
+        if any(isinstance(record, JobRecord) and record.state is not JobState.OPEN for record in records):
+            self.end()
+
+    def end(self) -> None:
+        """The job is over; once more does no harm."""
+        self._work.release(self._reservation)
 
 
 def note_unpaid(work: UnpaidWork, records: Iterable[LedgerRecord], guarantor: PublicKey | None) -> None:

@@ -48,7 +48,7 @@ from relaymesh.roles.containment import INTERNAL_ERROR, Contained, report
 from relaymesh.roles.driver import Driver
 from relaymesh.roles.input_counting import count_input
 from relaymesh.roles.node_account import NodeAccount, open_node_account
-from relaymesh.roles.node_credit import note_unpaid, reserve_work
+from relaymesh.roles.node_credit import JobRisk
 from relaymesh.roles.node_invoices import NodeInvoices
 from relaymesh.roles.node_places import Place
 from relaymesh.roles.node_tools import NodeTools
@@ -76,10 +76,11 @@ class NodeJobRun:
         session: SessionDriver,
         model: str,
         place: Place,
+        risk: JobRisk,
         account: NodeAccount | None = None,
     ) -> None:
-        self._tools, self._machine, self._session, self._model, self._place = tools, machine, session, model, place
-        self._account = account
+        self._tools, self._machine, self._session, self._model = tools, machine, session, model
+        self._place, self._risk, self._account = place, risk, account
         self._driver: Driver[NodeJobInput, NodeJobEffect] = Driver(machine, self._act, tools.clock, self._carry_out)
         self._invoices = NodeInvoices(tools.wallet, self._driver.tell)
         self._writes = OrderedWrites(tools.ledger)
@@ -138,7 +139,7 @@ class NodeJobRun:
         if not isinstance(effect, Store):
             raise LocalProtocolError(f"{type(effect).__name__} is never waited for")
         await self._writes.write(effect.records)
-        note_unpaid(self._tools.unpaid, effect.records, self._machine.contract.guarantor)
+        self._risk.note(effect.records)
 
     async def _run_model(self, maximum_output_tokens: int) -> None:
         message = self._machine.message
@@ -298,18 +299,18 @@ class ServedSession:
         if machine is None:
             return
         assert self.driver is not None
-        risk = reserve_work(self._tools.unpaid, self.contract, self._tools.clock().timestamp)
+        risk = JobRisk.take(self._tools.unpaid, self.contract, self._tools.clock().timestamp)
         if isinstance(risk, Refusal):
             self._refuse(message.job_id, risk)
             return
-        job = NodeJobRun(self._tools, machine, self.driver, self._model, place, self._account)
+        job = NodeJobRun(self._tools, machine, self.driver, self._model, place, risk, self._account)
         self._jobs[message.job_id] = job
         for early in self._starting.pop(message.job_id):
             job.hear(early)
         try:
             await job.run()
         finally:
-            self._tools.unpaid.release(risk)
+            risk.end()
 
     async def _recall(self, job_id: JobId) -> None:
         """A client came back for a job that does not run here any more: its record is sent again."""

@@ -1,4 +1,4 @@
-"""Which rows are a debt: those of work that was done and that the client let lapse or declined to pay, and no others."""
+"""Which rows are a debt: of work that was done, and that the client let lapse or declined to pay; no others are."""
 
 from typing import Any
 
