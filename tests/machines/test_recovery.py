@@ -23,3 +23,13 @@ def test_tranches_that_cost_nothing_are_accounted_for_beside_those_that_were_pai
     assert (record.charged_msat, record.units.output_bytes, record.status) == (1_000, 0, "failed")
     salt = JobCommitments.from_bytes(KEYS).payment_salt(1)
     assert record.tranches[1].payment_commitment == hashlib.sha256(salt + bytes(32)).hexdigest()
+
+
+def test_a_sealed_tranche_that_was_paid_was_delivered() -> None:
+    job = make_job(side="node", keys=KEYS)
+    tranches = (
+        make_tranche(tranche=0, side="node", state=TrancheState.RELEASED, order="sealed"),
+        make_tranche(tranche=1, side="node", state=TrancheState.EXPIRED, order="sealed"),
+    )
+    record = interrupted_record(job, tranches, job.created_at_ms + 5)
+    assert [(each.units_paid, each.units_used) for each in record.tranches] == [(100, 100)]
