@@ -22,6 +22,7 @@ from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.records import JobState
 from relaymesh.market.pricing import TranchePlan
+from relaymesh.ports.lightning import Transaction, TransactionState
 from relaymesh.ports.memory_runner import MemoryRunner, RunScript
 from relaymesh.ports.runners import RunOutput, RunRequest
 from relaymesh.protocol.offer import SettlementTerm
@@ -29,18 +30,20 @@ from relaymesh.roles.buying import Wanted
 from relaymesh.roles.client_jobs import OpenSession
 
 SMALL: Final = "small"
-"""A model that says a few words at once."""
+"""A model that says a few words at once, in one piece."""
 READING: Final = "reading"
 """A model that makes 50 pieces a second, as fast as one reads."""
 
 PIECE_BYTES: Final = 8
-SMALL_PIECES: Final = 16
+SMALL_BYTES: Final = 128
+SMALL_TEXT: Final = "seven77 " * (SMALL_BYTES // PIECE_BYTES)
 PACE_MS: Final = 20
 TRANCHE_PIECES: Final = 50
 """A tranche lasts a second: its last quarter is longer than a payment takes."""
 MSAT_PER_1000_BYTES: Final = 10_000
 WEALTH_MSAT: Final = 10_000_000_000
 HOPS: Final = 2
+MOST_PAYMENTS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,10 @@ def find_stalls_ms(
 @asynccontextmanager
 async def open_paid_market(
     directory: Path, url: str, term: SettlementTerm, latency_ms: int, pieces: int, jobs: int, pace_ms: int = PACE_MS
-) -> AsyncIterator[LoopbackMarket]:
+) -> AsyncIterator["PaidMarket"]:
     """A market whose node settles by this term alone, over payments that take so long."""
     scripts = {
-        SMALL: RunScript(pieces=_pieces(SMALL_PIECES)),
+        SMALL: RunScript(pieces=(SMALL_TEXT,)),
         READING: RunScript(pieces=_pieces(pieces), pace_ms=pace_ms),
     }
     with TemporaryDirectory(prefix="rm-ln-") as sockets:  # a socket's path must be short
@@ -97,7 +100,20 @@ async def open_paid_market(
                 (term,), payee, wallets["node"]["public_key"], payer, decode_invoice_on_loop, MSAT_PER_1000_BYTES
             )
             async with open_market(directory, url, scripts, maximum_jobs=jobs, trade=trade) as market:
-                yield market
+                yield PaidMarket(market, payer)
+
+
+@dataclass(frozen=True, slots=True)
+class PaidMarket:
+    """A market, and the wallet that its client pays from."""
+
+    market: LoopbackMarket
+    payer: CoreLightningWallet
+
+    async def payments(self) -> list[Transaction]:
+        """All that were made so far."""
+        made = await self.payer.transactions(MOST_PAYMENTS)
+        return [each for each in made if each.state is TransactionState.SETTLED]
 
 
 def paid_job(model: str, pieces: int, term: SettlementTerm) -> Wanted:
@@ -107,10 +123,9 @@ def paid_job(model: str, pieces: int, term: SettlementTerm) -> Wanted:
     return replace(wanted, settlement=term.form, is_streamed=True, maximum_msat=BUDGET)
 
 
-async def run_job(session: OpenSession, wanted: Wanted) -> Run:
+async def run_job(session: OpenSession, wanted: Wanted, output_bytes: int) -> Run:
     """One job in an open session, to its end."""
-    order = wanted.to_order(session.contract.quote.row, BUDGET)
-    order = replace(order, output_units=wanted.output_tokens * PIECE_BYTES)
+    order = replace(wanted.to_order(session.contract.quote.row, BUDGET), output_units=output_bytes)
     plan = session.price(order)
     assert isinstance(plan, TranchePlan), f"the job does not fit: {plan}"
     began = time.perf_counter()
@@ -118,7 +133,7 @@ async def run_job(session: OpenSession, wanted: Wanted) -> Run:
         pieces = [(time.perf_counter() - began, len(piece.encode())) async for piece in job.outputs()]
         outcome = await job.wait_outcome()
     assert outcome.state is JobState.DONE, f"the job must be done: {outcome.refusal}"
-    assert sum(size for _, size in pieces) == wanted.output_tokens * PIECE_BYTES, "the whole output must arrive"
+    assert sum(size for _, size in pieces) == output_bytes, "the whole output must arrive"
     return Run(tuple(pieces), outcome)
 
 

@@ -5,9 +5,11 @@ network is simulated and takes as long as a figure's name says (`_500`, `_3000`;
 the stalls).
 """
 
+import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,8 +20,10 @@ from bench.payments import (
     PIECE_BYTES,
     READING,
     SMALL,
-    SMALL_PIECES,
+    SMALL_BYTES,
+    SMALL_TEXT,
     TRANCHE_PIECES,
+    PaidMarket,
     Run,
     cpu_us,
     find_stalls_ms,
@@ -30,9 +34,12 @@ from bench.payments import (
     run_job,
 )
 from relaymesh.protocol.offer import SettlementTerm
+from relaymesh.roles.buying import Wanted
+from relaymesh.roles.client_jobs import OpenSession
 
 LATENCIES_MS = (50, 500, 3_000)
 STALL_LATENCY_MS = 150
+FLUSHES = 20
 TRANCHE_BYTES = TRANCHE_PIECES * PIECE_BYTES
 WHOLE = SettlementTerm(order="prepay")
 SEALED = SettlementTerm(order="sealed")
@@ -78,7 +85,8 @@ async def measure_form(
     alone: list[float] = []
     jobs: list[Run] = []
     directory = _new_folder(folder, f"{name}-{latency_ms}")
-    async with open_paid_market(directory, url, term, latency_ms, 1, scale.jobs) as market:
+    async with open_paid_market(directory, url, term, latency_ms, 1, scale.jobs) as paid:
+        market = paid.market
         for _ in range(runs):
             alone += await _alone_ms(market, scale.jobs)
             before = cpu_us()
@@ -87,14 +95,15 @@ async def measure_form(
             jobs += run
             added += [each.last_ms - median(alone) for each in run]
             if is_first:
-                costs.append(paid_cpu_us - await _free_cpu_us(market, scale.jobs))
+                costs.append(paid_cpu_us - (await _run_free(market, term, scale.jobs))[1])
+        economics = await _economics(name, paid, len(jobs))
     suffix = "" if is_first else f"_{latency_ms}"
     figures = [
         Figure(f"{name}_added{suffix}_p50_ms", median(added), "ms"),
         Figure(f"{name}_added{suffix}_p99_ms", _p99(added), "ms"),
     ]
     if is_first:
-        figures += _economics(name, jobs)
+        figures += economics
         if name == "prepay":
             figures.append(Figure("payment_cpu_us", median(costs), "us", None, "lower", median(costs)))
             figures.append(Figure("baseline_runner_p50_ms", median(alone), "ms"))
@@ -104,17 +113,26 @@ async def measure_form(
 async def measure_session(folder: Path, url: str, runs: int, scale: Scale) -> list[Figure]:
     """Small jobs in a session whose tranche is paid."""
     added: list[float] = []
+    free: list[float] = []
+    flushes: list[float] = []
     jobs: list[Run] = []
     directory = _new_folder(folder, "session")
-    async with open_paid_market(directory, url, SESSION, LATENCIES_MS[0], 1, scale.jobs) as market:
+    async with open_paid_market(directory, url, SESSION, LATENCIES_MS[0], 1, scale.jobs) as paid:
+        market = paid.market
         for _ in range(runs):
             alone = await _alone_ms(market, scale.jobs)
             run = await _run_small(market, SESSION, scale.jobs + 1, in_turn=True)
             jobs += run
             added += [each.last_ms - median(alone) for each in run[1:]]  # the first one waits for the payment
+            free += [each - median(alone) for each in (await _run_free(market, SESSION, scale.jobs))[0]]
+            flushes += _flush_ms(directory)
+        economics = await _economics("session", paid, len(jobs))
     return [
         Figure("session_tranche_added_p50_ms", median(added), "ms", 2),
         Figure("session_tranche_added_p99_ms", _p99(added), "ms"),
+        Figure("baseline_free_job_added_p50_ms", median(free), "ms"),
+        Figure("baseline_flush_p50_ms", median(flushes), "ms"),
+        *economics,
     ]
 
 
@@ -124,14 +142,14 @@ async def measure_stalls(folder: Path, url: str, runs: int, scale: Scale) -> lis
     directory = _new_folder(folder, "stalls")
     pieces = TRANCHE_PIECES * scale.stream_tranches
     latency_ms, pace_ms = STALL_LATENCY_MS, scale.pace_ms
-    async with open_paid_market(directory, url, TRANCHES, latency_ms, pieces, scale.streams, pace_ms) as market:
+    async with open_paid_market(directory, url, TRANCHES, latency_ms, pieces, scale.streams, pace_ms) as paid:
         for name, goal in (("tranche_stall", 20), ("baseline_tranche_stall_paid_late", None)):
             across: list[float] = []
             within: list[float] = []
             jobs: list[Run] = []
             with paying_late() if goal is None else nullcontext():
                 for _ in range(runs if goal is not None else 1):
-                    jobs += await _run_streams(market, pieces, scale.streams)
+                    jobs += await _run_streams(paid.market, pieces, scale.streams)
             for job in jobs:
                 first, others = find_stalls_ms(job.pieces, TRANCHE_BYTES, pace_ms)
                 across, within = across + first, within + others
@@ -139,30 +157,29 @@ async def measure_stalls(folder: Path, url: str, runs: int, scale: Scale) -> lis
             figures.append(Figure(f"{name}_p99_ms", _p99(across), "ms", goal))
             if goal is not None:
                 figures.append(Figure("baseline_piece_delay_p99_ms", _p99(within), "ms"))
-                figures += _economics("tranches", jobs)
+                figures += await _economics("tranches", paid, len(jobs))
     return figures
 
 
-def _economics(name: str, jobs: Sequence[Run]) -> list[Figure]:
-    """Payments for each job, and what routing them cost for a million msat."""
-    records = [each.outcome.metering.record for each in jobs if each.outcome.metering is not None]
-    payments = sum(len(record.tranches) for record in records) / len(jobs)
-    paid_msat, fees_msat = sum(each.outcome.paid_msat for each in jobs), sum(each.outcome.fees_msat for each in jobs)
+async def _economics(name: str, paid: PaidMarket, jobs: int) -> list[Figure]:
+    """Payments for each job, and what routing them cost for a million msat, as the payer's wallet says."""
+    payments = await paid.payments()
+    paid_msat, fees_msat = sum(each.amount_msat for each in payments), sum(each.fee_msat for each in payments)
     return [
-        Figure(f"{name}_payments_per_job", round(payments, 3), "payments"),
+        Figure(f"{name}_payments_per_job", round(len(payments) / jobs, 3), "payments"),
         Figure(f"{name}_fees_ppm", round(fees_msat * 1_000_000 / max(paid_msat, 1), 1), "ppm"),
     ]
 
 
 async def _run_small(market: LoopbackMarket, term: SettlementTerm, jobs: int, *, in_turn: bool) -> list[Run]:
     """So many small jobs in one session, one after the other or, where payments are slow, at the same time."""
-    wanted = paid_job(SMALL, SMALL_PIECES, term)
+    wanted = paid_job(SMALL, SMALL_BYTES // PIECE_BYTES, term)
     session = await market.open_session(wanted)
     await market.dialer.wait_open()
     runs: list[Run] = []
 
     async def run() -> None:
-        runs.append(await run_job(session, wanted))
+        runs.append(await run_job(session, wanted, SMALL_BYTES))
 
     if in_turn:
         for _ in range(jobs):
@@ -180,7 +197,7 @@ async def _run_streams(market: LoopbackMarket, pieces: int, streams: int) -> lis
     runs: list[Run] = []
 
     async def run() -> None:
-        runs.append(await run_job(session, wanted))
+        runs.append(await run_job(session, wanted, pieces * PIECE_BYTES))
 
     await gather([run] * streams)
     await session.aclose()
@@ -188,23 +205,41 @@ async def _run_streams(market: LoopbackMarket, pieces: int, streams: int) -> lis
 
 
 async def _alone_ms(market: LoopbackMarket, jobs: int) -> list[float]:
-    return [(await run_alone(market.runner, SMALL, SMALL_PIECES))[-1] * MILLISECONDS for _ in range(jobs)]
+    return [(await run_alone(market.runner, SMALL, 1))[-1] * MILLISECONDS for _ in range(jobs)]
 
 
-async def _free_cpu_us(market: LoopbackMarket, jobs: int) -> float:
-    """What a job of the same size costs in CPU time when there is nothing to pay."""
-    wanted = wanted_job(FREE, " ".join(["seven77"] * SMALL_PIECES), SMALL_PIECES)
+async def _run_free(market: LoopbackMarket, term: SettlementTerm, jobs: int) -> tuple[list[float], float]:
+    """Jobs of the same size with nothing to pay: when their output came, in ms, and what each cost in CPU time."""
+    wanted = replace(paid_job(FREE, SMALL_BYTES, term), body=wanted_job(FREE, SMALL_TEXT, 1).body)
     session = await market.open_session(wanted)
     await market.dialer.wait_open()
     before = cpu_us()
-    for _ in range(jobs):
-        async with start_job(session, wanted) as job:
-            async for _ in job.outputs():
-                pass
-            await job.wait_outcome()
+    last_ms = [await _free_ms(session, wanted) for _ in range(jobs)]
     spent_us = cpu_us() - before
     await session.aclose()
-    return spent_us / jobs
+    return last_ms, spent_us / jobs
+
+
+async def _free_ms(session: OpenSession, wanted: Wanted) -> float:
+    began = time.perf_counter()
+    async with start_job(session, wanted) as job:
+        first_ms = min([(time.perf_counter() - began) * MILLISECONDS async for _ in job.outputs()])
+        await job.wait_outcome()
+    return first_ms
+
+
+def _flush_ms(folder: Path) -> list[float]:
+    """What it takes to have a page on the disk: nothing leaves either side before what it means is in its ledger."""
+
+    def flush() -> float:
+        began = time.perf_counter()
+        file.write(bytes(4_096))
+        file.flush()
+        os.fsync(file.fileno())
+        return (time.perf_counter() - began) * MILLISECONDS
+
+    with (folder / "flushed").open("wb") as file:
+        return [flush() for _ in range(FLUSHES)]
 
 
 def _p99(values: Sequence[float]) -> float:
