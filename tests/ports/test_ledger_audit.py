@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 
@@ -20,6 +21,7 @@ from relaymesh.nostr.event import EventId
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 from relaymesh.ports.ledger_audit import PAID_STATES, Invariant, audit, digest, records_of
 from relaymesh.ports.memory_ledger import MemoryLedger
+from relaymesh.protocol.fields import Order
 from relaymesh.protocol.sealed_commitment import SealedCommitment, build_sealed_commitment
 from relaymesh.units import AmountMsat, Timestamp
 from tests.conformance.ledger.records import (
@@ -91,16 +93,21 @@ def test_a_ledger_with_nothing_wrong_says_what_is_in_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_two_machines_store_about_a_job_is_right_at_its_end() -> None:
-    pair = Pair(agreed=contract(tranche_units=8))
+@pytest.mark.parametrize("settlement_order", get_args(Order))
+async def test_what_two_machines_store_about_a_job_is_right_after_each_step_and_at_its_end(
+    settlement_order: Order,
+) -> None:
+    pair = Pair(agreed=contract(tranche_units=8, settlement_order=settlement_order))
     pair.start()
     pair.settle()
     ledger = MemoryLedger()
     for effect in (effect for _, effect in pair.log if isinstance(effect, Store)):
         await ledger.write(effect.records)
-    jobs = await ledger.find_jobs(JobQuery())
+        assert broken(*await ledger.find_jobs(JobQuery()), sealed=await ledger.find_sealed(), after_ms=0) == {}
+    jobs, sealed = await ledger.find_jobs(JobQuery()), await ledger.find_sealed()
     assert len(jobs) == 2
-    assert broken(*jobs, after_ms=10 * HOUR_MS) == {}
+    assert bool(sealed) == (settlement_order == "sealed")
+    assert broken(*jobs, sealed=sealed, after_ms=10 * HOUR_MS) == {}
 
 
 FAULTS: dict[str, tuple[tuple[LedgerJob, ...], str, str]] = {

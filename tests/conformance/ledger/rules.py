@@ -27,6 +27,7 @@ from relaymesh.machines.records import (
     TrancheState,
 )
 from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
+from relaymesh.protocol.fields import Order
 from relaymesh.units import AmountMsat, Timestamp
 from tests.conformance.ledger.records import (
     BODY,
@@ -361,8 +362,9 @@ async def a_write_that_is_refused_does_no_harm_to_those_beside_it(opener: Opener
         assert kept == {job.job_id for number, job in enumerate(records) if number not in refused}
 
 
-async def what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end(opener: Opener) -> None:
-    pair = Pair(agreed=contract(tranche_units=8))
+async def check_what_machines_store(opener: Opener, settlement_order: Order) -> None:
+    """Two machines settle a job in this order, and the ledger takes all that both store."""
+    pair = Pair(agreed=contract(tranche_units=8, settlement_order=settlement_order))
     pair.start()
     pair.settle()
     stores = [effect.records for _, effect in pair.log if isinstance(effect, Store)]
@@ -374,10 +376,25 @@ async def what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end(o
                 assert len(await ledger.find_jobs(JobQuery(only_unresolved=True))) == 1
         assert len(await ledger.find_jobs(ALL_JOBS)) == 2
         assert await ledger.find_jobs(JobQuery(only_unresolved=True)) == ()
+        assert bool(await ledger.find_sealed()) == (settlement_order == "sealed")
+
+
+async def what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end(opener: Opener) -> None:
+    await check_what_machines_store(opener, "prepay")
+
+
+async def what_two_machines_store_about_a_sealed_job_is_taken_and_resolved_in_the_end(opener: Opener) -> None:
+    await check_what_machines_store(opener, "sealed")
+
+
+async def what_two_machines_store_about_a_job_on_credit_is_taken_and_resolved_in_the_end(opener: Opener) -> None:
+    await check_what_machines_store(opener, "postpay")
 
 
 RULES: tuple[Rule, ...] = (
     what_two_machines_store_about_a_job_is_taken_and_resolved_in_the_end,
+    what_two_machines_store_about_a_sealed_job_is_taken_and_resolved_in_the_end,
+    what_two_machines_store_about_a_job_on_credit_is_taken_and_resolved_in_the_end,
     a_new_ledger_is_empty,
     a_job_is_found_with_its_tranches_in_order,
     every_field_comes_back_as_it_was_written,
