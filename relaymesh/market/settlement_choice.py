@@ -120,7 +120,7 @@ def choose_term(
         return NoTerm(f"every term puts {least} msat or more of ours at stake, over the limit of {limit} msat")
     for wish in _wishes(request, standing):
         found = [(index, term) for index, term in within if wish.takes(term, ceiling_msat)]
-        if found and not standing.is_known:
+        if found and not _is_trusted(standing):
             found.sort(key=lambda each: each[1].exposure_buyer_msat)  # stable: the node's order among equals
         if found:
             return ChosenTerm(*found[0], wish.reason)
@@ -152,13 +152,18 @@ def _wishes(request: BuyerRequest, standing: Standing) -> Iterator[_Wish]:
         yield _Wish(request.settlement, "the buyer requires it")
         return
     yield _Wish("postpay", "the node lends on our credit key, so it works first")
-    if standing.is_known:
+    if _is_trusted(standing):
         yield from _KNOWN
     elif request.is_streamed:
         yield from _STREAMED
     else:
         yield from _UNKNOWN
     yield _Wish("session", "nothing else is to be had here", _fits_tranche)
+
+
+def _is_trusted(standing: Standing) -> bool:
+    """Whether the node is known by what it did for us and for those we trust: strangers' word ends no probation."""
+    return standing.is_known and not standing.is_on_probation
 
 
 def _is_in_tranches(term: QuotedTerm, ceiling_msat: AmountMsat) -> bool:

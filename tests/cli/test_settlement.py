@@ -48,7 +48,7 @@ def test_every_command_that_chooses_says_how_it_would_pay_and_why(buyer: Home) -
 
     read = buyer.run("infer", "What is a node?")
     assert read.returncode == 0 and read.stdout
-    assert "[prepay: the node has served well" in read.stderr
+    assert "[prepay: somebody reads along" in read.stderr
 
     required = buyer.run("infer", "--settlement", "sealed", "What is a relay?")
     assert required.returncode == 0 and "[sealed: the buyer requires it" in required.stderr

@@ -75,6 +75,8 @@ def test_a_node_that_has_served_well_is_prepaid() -> None:
     assert chosen(asking(), SEALED, standing=KNOWN) == "sealed"
     assert chosen(asking(), *EVERY, standing=Standing(successes_milli=999)) == "sealed", "hardly known"
     assert chosen(asking(), *EVERY, standing=Standing(successes_milli=5_000, failures_milli=501)) == "sealed"
+    vouched_by_strangers = Standing(successes_milli=5_000, is_on_probation=True)
+    assert chosen(asking(), *EVERY, standing=vouched_by_strangers) == "sealed", "anybody can make strangers"
 
 
 def test_a_session_prepays_for_small_jobs_where_more_of_them_follow() -> None:
@@ -136,7 +138,9 @@ quoted_terms = st.builds(
     st.integers(0, 9_000),
     st.none() | st.integers(1, 50_000),
 )
-standings = st.builds(Standing, successes_milli=st.integers(0, 3_000), failures_milli=st.integers(0, 300))
+standings = st.builds(
+    Standing, successes_milli=st.integers(0, 3_000), failures_milli=st.integers(0, 300), is_on_probation=st.booleans()
+)
 
 
 @given(
@@ -175,7 +179,8 @@ def test_no_choice_leaves_what_the_buyer_said(
     assert keeps_session or policy == "session" or term.form != "session"
     assert f"at most {term.exposure_buyer_msat} msat of ours" in taken.sentence
     assert f"{term.exposure_node_msat} msat of the node's" in taken.sentence
-    if policy == "auto" and not streamed and not standing.is_known and any(each.form == "sealed" for each in within):
+    is_known = standing.is_known and not standing.is_on_probation
+    if policy == "auto" and not streamed and not is_known and any(each.form == "sealed" for each in within):
         assert term.form in ("sealed", "postpay"), "sealed is how strangers settle"
 
 
@@ -184,7 +189,7 @@ def test_nothing_is_left_to_chance_among_terms_that_differ(
     terms: list[QuotedTerm], standing: Standing, random: Any
 ) -> None:
     """The order in which an unknown node lists its terms changes nothing about what the buyer has at stake."""
-    if standing.is_known:
+    if standing.is_known and not standing.is_on_probation:
         return
     taken = choose_term(asking(), terms, standing, CEILING)
     shuffled = list(terms)
