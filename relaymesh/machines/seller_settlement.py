@@ -149,6 +149,8 @@ class SellerSettlement:
         )
 
     def _issued(self, issued: InvoiceIssued) -> None:
+        if self._tranches.records[issued.tranche].state is not _State.OFFERED:
+            return  # the wallet said it before
         record = self._tranches.change(
             issued.tranche, "invoice", _State.INVOICED, bolt11=issued.bolt11, payment_hash=issued.payment_hash
         )

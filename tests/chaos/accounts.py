@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relaymesh.machines.records import TrancheRecord, TrancheState
+from relaymesh.machines.records import SESSION_ACCOUNT, TrancheRecord, TrancheState
 from relaymesh.market.pricing import cost
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
@@ -59,11 +59,11 @@ class Account:
                 yield from (f"`ledger check` of the {name}: {sentence}" for sentence in invariant.broken)
 
     def _ledgers(self) -> Iterable[str]:
-        charged = {found.job.job_id: found.job.charged_msat for found in self.node.jobs}
-        for found in self.buyer.jobs:
-            theirs = charged.pop(found.job.job_id, 0)
-            if theirs != found.job.charged_msat:
-                yield f"a job cost the buyer {found.job.charged_msat} msat and the node was paid {theirs} msat for it"
+        charged, mine = _sum_charges(self.node.jobs), _sum_charges(self.buyer.jobs)
+        for key, msat in mine.items():
+            theirs = charged.pop(key, 0)
+            if theirs != msat:
+                yield f"a job cost the buyer {msat} msat and the node was paid {theirs} msat for it"
         yield from (
             f"the node was paid {msat} msat for a job that the buyer knows nothing of"
             for msat in charged.values()
@@ -103,14 +103,15 @@ class Account:
         quotes = {
             each.event.id: read_plaintext(each.event, each.plaintext) for each in self.buyer.evidence if each.plaintext
         }
-        for found in self.buyer.jobs:
-            quote = quotes[found.job.quote_id]
+        for session in {found.job.session_id for found in self.buyer.jobs}:
+            jobs = [found for found in self.buyer.jobs if found.job.session_id == session]
+            quote = quotes[jobs[0].job.quote_id]
             assert isinstance(quote, Quote)
-            paid = sum(tranche.amount_msat for tranche in found.tranches if _is_spent(tranche))
-            order = found.tranches[0].order if found.tranches else quote.settlement[0].order
-            term = next(term for term in quote.settlement if term.order == order)
-            received, sent = (self._value(quote, found, what) for what in ("delivered", "output"))
-            sent += self._sealed_msat(found)
+            tranches = [tranche for found in jobs for tranche in found.tranches]
+            paid = sum(tranche.amount_msat for tranche in tranches if _is_spent(tranche))
+            (term,) = quote.settlement
+            received = sum(self._value(quote, found, "delivered") for found in jobs)
+            sent = sum(self._value(quote, found, "output") + self._sealed_msat(found) for found in jobs)
             if paid - received > term.exposure_buyer_msat:
                 yield f"the buyer lost {paid - received} msat, and {term.exposure_buyer_msat} were at stake"
             if sent - paid > term.exposure_node_msat:
@@ -136,7 +137,8 @@ class Account:
             if found.job.quote_id not in quoted:
                 yield "a job was begun and its quote is not kept"
             record = records.get(found.job.job_id)
-            if found.job.charged_msat and (record is None or record.charged_msat != found.job.charged_msat):
+            is_recorded = record is not None and record.charged_msat == found.job.charged_msat
+            if found.job.charged_msat and not is_recorded and found.job.job_type != SESSION_ACCOUNT:
                 yield f"{found.job.charged_msat} msat were paid and no record of the node's says so"
             for tranche in found.tranches:
                 if _is_spent(tranche) and tranche.amount_msat and not _is_proved(tranche):
@@ -153,6 +155,16 @@ def read_journals(paths: Iterable[str]) -> tuple[dict[str, str], ...]:
     return tuple(
         json.loads(line) for path in paths if Path(path).exists() for line in Path(path).read_text().splitlines()
     )
+
+
+def _sum_charges(jobs: Iterable[LedgerJob]) -> dict[str, int]:
+    """What each job cost; those of a prepaid session together, since a crash may leave one side without a record."""
+    accounts = {found.job.session_id for found in jobs if found.job.job_type == SESSION_ACCOUNT}
+    sums: dict[str, int] = {}
+    for found in jobs:
+        key = found.job.session_id if found.job.session_id in accounts else found.job.job_id
+        sums[key] = sums.get(key, 0) + found.job.charged_msat
+    return sums
 
 
 def _is_spent(tranche: TrancheRecord) -> bool:

@@ -30,7 +30,7 @@ class FaultPlan:
         when: Before the step has had any effect, or when it has had all of them.
         occurrence: At which occurrence of the step, from 1.
         wallet: How its wallet behaves: a word of `faulty_wallet.py`.
-        runner: How its runner behaves: `honest`, `fails` in mid-stream or is `silent`.
+        runner: How its runner behaves: `honest`, `fails` in mid-stream, `breaks` at once or is `silent`.
         buyer: What the buyer does after the first output: `honest` goes on, `cancels` takes the order back,
             `interrupts` ends the command with Ctrl-C, `disconnects` breaks the connection.
     """

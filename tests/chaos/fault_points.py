@@ -7,17 +7,19 @@ cannot be on that side under that form. What no rule mentions fails `test_fault_
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
+from relaymesh.machines.buyer_account import BuyerAccountEffect
 from relaymesh.machines.client_job_interface import ClientJobEffect
 from relaymesh.machines.node_job_interface import NodeJobEffect
 from relaymesh.machines.records import EvidenceRecord, JobState, LedgerRecord, Side
+from relaymesh.machines.seller_account import SellerAccountEffect
 from relaymesh.machines.settlement import BuyerEffect, SellerEffect
 from relaymesh.nostr.kinds import Kind
 from relaymesh.protocol.session_messages import SessionMessage
 from tests.chaos.fault_plan import MOMENTS, TABLES, When, effect_step, transition_step, write_step
 
-FORMS: Final = ("prepay", "sealed")
+FORMS: Final = ("prepay", "sealed", "postpay", "session")
 SIDES: Final[tuple[Side, ...]] = ("client", "node")
 IN_ARREARS: Final = ("sealed", "postpay")
 """The forms in which the work comes first."""
@@ -51,6 +53,7 @@ LOST: Final = Circumstances(buyer_wallet="lost")
 SILENT: Final = Circumstances(buyer_wallet="silent")
 NO_INVOICE: Final = Circumstances(node_wallet="fails")
 RUNNER_FAILS: Final = Circumstances(runner="fails")
+RUNNER_BREAKS: Final = Circumstances(runner="breaks")
 NO_OUTPUT: Final = Circumstances(runner="silent")
 CANCELLED: Final = Circumstances(buyer="cancels")
 DISCONNECTED: Final = Circumstances(buyer="disconnects")
@@ -150,6 +153,7 @@ RULES: Final = (
         ORDINARY,
     ),
     Rule(("client",), ("client job WAITING end-of-output ENDING",), NO_OUTPUT),
+    Rule(("client",), ("client job WAITING stop ENDING",), RUNNER_BREAKS, ("postpay",)),
     Rule(("client",), ("client job WAITING stop ENDING", "client job ENDING account ENDED"), UNPAID),
     Rule(("client",), ("client job STREAMING stop ENDING",), RUNNER_FAILS),
     Rule(("client",), ("client job ENDING payment-in-doubt DOUBTING", "client job DOUBTING account ENDED"), SILENT),
@@ -183,6 +187,20 @@ RULES: Final = (
         "an honest client asks itself the same before it sends the JOB; nothing was stored, and nothing is",
     ),
     # ── effects ──
+    Rule(("node",), tuple(map(effect_step, ("FundsAsked", "FundsReserved", "JobSettled"))), ORDINARY, ("session",)),
+    Rule(SIDES, (effect_step("FundsRefused"),), UNPAID, ("session",)),
+    Rule(SIDES, (effect_step("AccountClosed"),), ORDINARY, ("session",)),
+    Rule(("client",), (effect_step("FundsChanged"),), ORDINARY, ("session",)),
+    Rule(
+        SIDES,
+        tuple(
+            map(
+                effect_step,
+                ("FundsAsked", "FundsReserved", "FundsRefused", "FundsChanged", "JobSettled", "AccountClosed"),
+            )
+        ),
+        "no session prepays anything under this form",
+    ),
     Rule(SIDES, (effect_step("Store"),), "every record that is written is a step of its own"),
     Rule(
         SIDES,
@@ -277,7 +295,8 @@ def steps(side: Side) -> Iterator[str]:
     for table, (rows, sides) in TABLES.items():
         if side in sides:
             yield from (transition_step(table, row) for row in rows.rows)
-    unions = (ClientJobEffect, BuyerEffect) if side == "client" else (NodeJobEffect, SellerEffect)
+    client = (ClientJobEffect, BuyerEffect, BuyerAccountEffect)
+    unions: tuple[Any, ...] = client if side == "client" else (NodeJobEffect, SellerEffect, SellerAccountEffect)
     for effect in dict.fromkeys(effect.__name__ for union in unions for effect in get_args(union)):
         if effect == "Send":
             yield from (effect_step(effect, message.__name__) for message in get_args(SessionMessage))

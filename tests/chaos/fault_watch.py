@@ -26,6 +26,7 @@ from relaymesh.machines.records import (
     TrancheRecord,
     TrancheState,
 )
+from relaymesh.machines.session_funds import AccountClosed
 from relaymesh.machines.settlement import (
     TRANCHE_TRANSITIONS,
     CreateInvoice,
@@ -47,7 +48,7 @@ DONE_BY_WALLET: Final = (CreateInvoice, WatchInvoice, Pay, LookUpPayment)
 """Effects that are steps of the wallet (`faulty_wallet.py`), whoever asks it."""
 DONE_ELSEWHERE: Final = (StartRunner, ReadInvoice)
 """Effects that the driver only starts: they have been carried out when the port has answered."""
-LAST: Final = (JobEnded, JobClosed)
+LAST: Final = (JobEnded, JobClosed, AccountClosed)
 WALLET_ANSWERS: Final = (PaymentResolved, InvoiceIssued, InvoiceResolved)
 
 

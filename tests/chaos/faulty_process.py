@@ -30,7 +30,7 @@ from relaymesh.machines.session_interface import SessionSettings
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_runner import ECHO_MODEL, MemoryRunner, RunScript
 from relaymesh.ports.runners import RunRequest
-from relaymesh.roles import client_jobs, node_jobs, session_driver
+from relaymesh.roles import client_account, client_jobs, node_account, node_jobs, session_driver
 from relaymesh.roles.client import ClientSettings
 from relaymesh.roles.client_tools import ClientTools
 from relaymesh.roles.driver import Driver
@@ -80,8 +80,8 @@ def install(watch: Watch) -> None:
     tables = WatchedTables(watch)
     tables.install()
     WatchedDriver.watch, WatchedDriver.tables = watch, tables
-    for jobs in (node_jobs, client_jobs):
-        replace_part(jobs, "Driver", WatchedDriver)
+    for module in (node_jobs, client_jobs, node_account, client_account):
+        replace_part(module, "Driver", WatchedDriver)
     _watch_sessions(watch)
     _watch_wiring(watch)
     replace_part(invoice_checks, "INVOICE_MARGIN_SECONDS", 0)  # an invoice of 3 s is fresh enough here
@@ -111,7 +111,7 @@ def _watch_wiring(watch: Watch) -> None:
 
     @asynccontextmanager
     async def open_memory_runner(_: Any) -> Any:
-        fails_after = {"fails": 6, "silent": None}.get(watch.plan.runner)
+        fails_after = {"fails": 8, "breaks": 0}.get(watch.plan.runner)
         pieces = () if watch.plan.runner == "silent" else PIECES
         runner = WatchedRunner(RunScript(pieces=pieces, fails_after=fails_after), (ECHO_MODEL,))
         runner.watch = watch
