@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import anyio
 
 from relaymesh.adapters.core_lightning import CoreLightningWallet
-from relaymesh.adapters.key_files import load_or_create_ledger_key
+from relaymesh.adapters.key_files import load_or_create_key, load_or_create_ledger_key
 from relaymesh.adapters.sql_ledger import SqlLedger
 from relaymesh.machines.records import EvidenceRecord, SealedRecord, Side
 from relaymesh.ports.ledger import JobQuery, LedgerJob
@@ -30,6 +31,17 @@ PATIENCE_SECONDS: Final = 20
 """For anything to happen that must; the slowest is an invoice of 3 s that nobody pays."""
 POLL_SECONDS: Final = 0.02
 ROOT: Final = Path(__file__).parents[2]
+PRICES: Final = {
+    "RELAYMESH_NODE_RUNNER": "embedded",
+    "RELAYMESH_NODE_MINIMUM_MSAT": "10",
+    "RELAYMESH_NODE_OUTPUT_MSAT": "3000",
+    "RELAYMESH_NODE_TRANCHE_UNITS": "32",
+    "RELAYMESH_NODE_SEALED_TRANCHE_UNITS": "32",
+    "RELAYMESH_NODE_SESSION_TRANCHE_MSAT": "2000",
+    "RELAYMESH_NODE_CREDIT_MSAT": "10000000",  # what one case leaves unpaid takes no credit that the next one needs
+    "RELAYMESH_NODE_MAXIMUM_JOBS": "64",  # the unpaid jobs of one case hold no place that the next one needs
+}
+BUYER: Final = {"RELAYMESH_CLIENT_OUTPUT_TOKENS": "16", "RELAYMESH_CLIENT_NEWCOMER_MSAT": "1000000000"}
 ALL_JOBS: Final = JobQuery(limit=1_000_000)
 
 
@@ -270,13 +282,18 @@ class Stage:
 
 
 @contextmanager
-def set_stage(folder: Path, node: dict[str, str], buyer: dict[str, str]) -> Iterator[Stage]:
-    """A stage while the block lasts."""
-    stage = Stage(folder, node, buyer)
-    try:
-        yield stage
-    finally:
-        stage.close()
+def set_stage(form: str) -> Iterator[Stage]:
+    """A stage on which everybody settles in this form, while the block lasts."""
+    with TemporaryDirectory(prefix="rm-") as folder:  # sockets need short paths
+        credit_key = Path(folder) / "credit.key"
+        trusted = load_or_create_key(credit_key).public_key
+        node = {**PRICES, "RELAYMESH_NODE_SETTLEMENT": form, "RELAYMESH_NODE_CREDIT_KEYS": trusted}
+        buyer = {**BUYER, "RELAYMESH_CLIENT_SETTLEMENT": form, "RELAYMESH_CLIENT_CREDIT_KEY_FILE": str(credit_key)}
+        stage = Stage(Path(folder), node, buyer)
+        try:
+            yield stage
+        finally:
+            stage.close()
 
 
 def _free_port() -> int:

@@ -5,28 +5,14 @@ both ledgers, both wallets and what the processes noted are held against each ot
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
 
-from relaymesh.adapters.key_files import load_or_create_key
 from tests.chaos.fault_points import FaultPoint, fault_points
 from tests.chaos.play import Case
 from tests.chaos.stage import Stage, set_stage
 
-PRICES: Final = {
-    "RELAYMESH_NODE_RUNNER": "embedded",
-    "RELAYMESH_NODE_MINIMUM_MSAT": "10",
-    "RELAYMESH_NODE_OUTPUT_MSAT": "3000",
-    "RELAYMESH_NODE_TRANCHE_UNITS": "32",
-    "RELAYMESH_NODE_SEALED_TRANCHE_UNITS": "32",
-    "RELAYMESH_NODE_SESSION_TRANCHE_MSAT": "2000",
-    "RELAYMESH_NODE_CREDIT_MSAT": "10000000",  # what one case leaves unpaid takes no credit that the next one needs
-    "RELAYMESH_NODE_MAXIMUM_JOBS": "64",  # the unpaid jobs of one case hold no place that the next one needs
-}
-BUYER: Final = {"RELAYMESH_CLIENT_OUTPUT_TOKENS": "16", "RELAYMESH_CLIENT_NEWCOMER_MSAT": "1000000000"}
 POINTS: Final = tuple(fault_points())
 SAMPLE: Final = {
     "prepay": (
@@ -44,14 +30,8 @@ SAMPLE: Final = {
 
 @pytest.fixture(scope="module")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    form = request.param
-    with TemporaryDirectory(prefix="rm-") as folder:  # sockets need short paths
-        credit_key = Path(folder) / "credit.key"
-        trusted = load_or_create_key(credit_key, passphrase=None).public_key
-        node = {**PRICES, "RELAYMESH_NODE_SETTLEMENT": form, "RELAYMESH_NODE_CREDIT_KEYS": trusted}
-        buyer = {**BUYER, "RELAYMESH_CLIENT_SETTLEMENT": form, "RELAYMESH_CLIENT_CREDIT_KEY_FILE": str(credit_key)}
-        with set_stage(Path(folder), node, buyer) as stage:
-            yield stage
+    with set_stage(request.param) as stage:
+        yield stage
 
 
 def sample(points: tuple[FaultPoint, ...]) -> list[object]:

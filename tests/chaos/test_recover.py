@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -11,7 +9,6 @@ from relaymesh.machines.records import TrancheState
 from tests.chaos.fault_plan import FaultPlan
 from tests.chaos.play import KILLED
 from tests.chaos.stage import Stage, read_books, set_stage
-from tests.chaos.test_exactly_once import BUYER, BUYER_OF, NODE_OF, PRICES
 from tests.cli.processes import Home
 
 NOWHERE = "ws://127.0.0.1:9"
@@ -20,10 +17,7 @@ NOWHERE = "ws://127.0.0.1:9"
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     """A stage of sealed delivery."""
-    with (
-        TemporaryDirectory(prefix="rm-") as folder,  # sockets need short paths
-        set_stage(Path(folder), {**PRICES, **NODE_OF["sealed"]}, {**BUYER, **BUYER_OF["sealed"]}) as stage,
-    ):
+    with set_stage("sealed") as stage:
         yield stage
 
 
