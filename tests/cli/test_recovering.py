@@ -18,6 +18,8 @@ from relaymesh.cli.application import application
 from relaymesh.machines.records import EvidenceRecord, JobState, LedgerRecord, SealedRecord, TrancheRecord, TrancheState
 from relaymesh.protocol.sealed_commitment import read_sealed_commitment
 from relaymesh.units import AmountMsat
+from tests.cli.processes import Home
+from tests.machines.pair import CLIENT, NODE
 from tests.machines.sealed import CONTRACT, JOB_ID, commit
 from tests.roles.sealed_trade import TEXTS, trade
 
@@ -158,3 +160,15 @@ def test_evidence_that_proves_nothing_is_no_proof(home: Path) -> None:
     code, shown, said = run("fraud", "prove", JOB_ID)
     assert (code, shown) == (1, "") and "proves no fraud" in said
     assert "found 0" in run("fraud", "prove", "ffff")[2]
+
+
+def test_a_proof_is_published_under_a_key_that_nobody_knows(home: Path, short_path: Path) -> None:
+    fill(home, paid_records(is_bad=True))
+    database = str(short_path / "relay.sqlite3")
+    with Home(short_path).serve("relay", "serve", "--port", "0", "--database", database, "--json") as relay:
+        url = relay.facts["relay_url"]
+        proofs = [json.loads(run("fraud", "prove", JOB_ID, "--publish", "--relay", url)[1]) for _ in range(2)]
+        authors = {proof["pubkey"] for proof in proofs}
+        assert len(authors) == 2 and NODE.public_key not in authors and CLIENT.public_key not in authors
+    code, _, said = run("fraud", "prove", JOB_ID, "--publish", "--relay", url)
+    assert code == 1 and "no relay took the event" in said
