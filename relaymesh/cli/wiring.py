@@ -35,14 +35,15 @@ from relaymesh.protocol.codec import SignedOffer, is_label
 from relaymesh.protocol.fields import MAXIMUM_LABEL_BYTES
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_tools import ClientTools
+from relaymesh.roles.containment import Contained
 from relaymesh.roles.experience import Experience, ExperienceSettings
 from relaymesh.roles.market_view import MarketView
 from relaymesh.roles.node import Node, NodeSettings
-from relaymesh.roles.node_credit import recall_unpaid
+from relaymesh.roles.node_credit import OpenInvoices, recall_unpaid
 from relaymesh.roles.node_places import Places
 from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
-from relaymesh.roles.recovery import Recovered, recover_client, recover_node
+from relaymesh.roles.recovery import NodeRecovery, Recovered, recover_client
 from relaymesh.settings import Node as NodeOptions
 from relaymesh.settings import Settings, Surge
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
@@ -170,9 +171,12 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
         runner = await stack.enter_async_context(open_runner(settings))
         offered = _node_settings(settings, runner.models, (await wallet.info()).public_key)
         ledger = await stack.enter_async_context(open_ledger(settings, "node"))
-        await recover_node(ledger, wallet, key, system_clock)
+        recovery = NodeRecovery(ledger, wallet, key, system_clock)
+        await recovery.resolve()
         unpaid = unpaid_work(node)
         await recall_unpaid(ledger, unpaid)
+        invoices = OpenInvoices(unpaid, ledger, recovery.waiting)
+        await invoices.book()
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         serving = Node(
             offered,
@@ -181,11 +185,19 @@ async def open_node(settings: Settings, key: KeyPair) -> AsyncIterator[ServingNo
             NodeTools(key, wallet, runner.runner, ledger, system_clock, _places(node), unpaid=unpaid),
         )
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_finish_recovery, recovery, invoices)
             offer: SignedOffer = await tasks.start(serving.run)
             try:
                 yield ServingNode(key, offer, runner)
             finally:
                 tasks.cancel_scope.cancel()
+
+
+async def _finish_recovery(recovery: NodeRecovery, invoices: OpenInvoices) -> None:
+    """Wait for the invoices that were open when the node was stopped, while it serves again."""
+    with Contained("recovery"):
+        await recovery.wait()
+        await invoices.settle()
 
 
 def _places(node: NodeOptions) -> Places:

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable
 from typing import Final, Self
 
-from relaymesh.machines.records import JobRecord, JobState, LedgerRecord, TrancheRecord
+from relaymesh.machines.records import JobRecord, JobState, LedgerRecord, TrancheRecord, TrancheState
 from relaymesh.machines.unpaid_tranches import is_unpaid_work
 from relaymesh.market.unpaid_work import Debt, Reservation, UnpaidWork
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.kinds import Kind
-from relaymesh.ports.ledger import JobQuery, Ledger
+from relaymesh.ports.ledger import JobQuery, Ledger, LedgerJob
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.guarantee import read_guarantee
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
@@ -77,3 +77,29 @@ async def _find_guarantor(ledger: Ledger, client: PublicKey) -> PublicKey | None
             if evidence.side == "node" and evidence.event.kind == Kind.GUARANTEE:
                 return read_guarantee(evidence.event).guarantor
     return None
+
+
+class OpenInvoices:
+    """What was delivered on credit before a restart and may still be paid: it counts as owed until that is decided.
+
+    Args:
+        waiting: Jobs whose invoices were open at the start.
+    """
+
+    def __init__(self, work: UnpaidWork, ledger: Ledger, waiting: Collection[LedgerJob]) -> None:
+        self._work, self._ledger = work, ledger
+        self._tranches = [tranche for found in waiting for tranche in found.tranches if tranche.order == "postpay"]
+
+    async def book(self) -> None:
+        """Count them."""
+        for tranche in self._tranches:
+            guarantor = await _find_guarantor(self._ledger, tranche.client)
+            if guarantor is not None and tranche.state is TrancheState.INVOICED:
+                job = (tranche.client, tranche.job_id)
+                self._work.owe(Debt(guarantor, job, tranche.tranche, tranche.amount_msat))
+
+    async def settle(self) -> None:
+        """All is decided: what was paid is owed no longer, and whoever let a sealed tranche lapse is known."""
+        for tranche in self._tranches:
+            self._work.settle((tranche.client, tranche.job_id), tranche.tranche)
+        await recall_unpaid(self._ledger, self._work)

@@ -4,11 +4,14 @@ The wallet is asked what became of each payment or invoice; nothing is paid or i
 cannot judge stays unknown, and is asked about again at the next start.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+import anyio
 import structlog
 
+from relaymesh.errors import LightningError
 from relaymesh.machines.records import (
     SESSION_ACCOUNT,
     EvidenceRecord,
@@ -41,6 +44,7 @@ from relaymesh.units import AmountMsat
 
 _log = structlog.get_logger(__name__)
 MOST_JOBS: Final = 1_000_000
+WALLET_PAUSE_SECONDS: Final = 1
 CLIENT_INTERRUPTED: Final = refuse(RefusalCode.CANCELLED, "the client was stopped in the middle of the job")
 
 
@@ -99,22 +103,71 @@ async def recover_node(ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, cloc
     A client that comes back with such a job gets this record; the job is not run again.
 
     Raises:
-        LightningError: The wallet does not answer: a node does not start without knowing what it was paid.
+        LightningError: The wallet does not answer.
     """
-    outcomes = []
-    for found in await _find_unresolved(ledger, "node"):
-        tranches = tuple([await _look_up_invoice(tranche, wallet) for tranche in found.tranches])
+    recovery = NodeRecovery(ledger, wallet, key, clock)
+    await recovery.resolve()
+    await recovery.wait()
+    return _sort(recovery.outcomes)
+
+
+class NodeRecovery:
+    """What a node does about what it was interrupted in: at once what is decided, and the rest while it serves again.
+
+    Attributes:
+        waiting: Jobs with an invoice that can still be paid: for a minute at most.
+        outcomes: Jobs that are resolved.
+    """
+
+    def __init__(self, ledger: Ledger, wallet: InvoiceIssuer, key: KeyPair, clock: Clock) -> None:
+        self.waiting: list[LedgerJob] = []
+        self.outcomes: list[JobRecord] = []
+        self._ledger, self._wallet, self._key, self._clock = ledger, wallet, key, clock
+
+    async def resolve(self) -> None:
+        """Resolve what the wallet can decide now; to be called before any new job begins.
+
+        Raises:
+            LightningError: The wallet does not answer: a node does not start without knowing what it was paid.
+        """
+        for found in await _find_unresolved(self._ledger, "node"):
+            states = [await _look_up_invoice(tranche, self._wallet) for tranche in found.tranches]
+            tranches = tuple(state for state in states if state is not None)
+            if len(tranches) == len(states):
+                await self._end(found, tranches)
+            else:
+                self.waiting.append(found)
+
+    async def wait(self) -> None:
+        """Wait until every invoice that was still open is paid or has lapsed, and end its job."""
+        for found in self.waiting:
+            tranches = tuple([await self._wait_invoice(tranche) for tranche in found.tranches])
+            await self._end(found, tranches)
+
+    async def _wait_invoice(self, tranche: TrancheRecord) -> TrancheRecord:
+        while True:
+            with suppress(LightningError):
+                known = await _look_up_invoice(tranche, self._wallet)
+                if known is not None:
+                    return known
+                _log.warning(
+                    "waiting_for_open_invoice", job=tranche.job_id, tranche=tranche.tranche, until="paid or expired"
+                )
+                state = await self._wallet.wait_invoice(tranche.invoice_label)
+                return resolve_invoice(tranche, is_paid=state.status is InvoiceStatus.PAID)
+            await anyio.sleep(WALLET_PAUSE_SECONDS)  # the wallet is away; the invoice lapses meanwhile, or was paid
+
+    async def _end(self, found: LedgerJob, tranches: tuple[TrancheRecord, ...]) -> None:
+        ledger = self._ledger
         if found.job.job_type == SESSION_ACCOUNT:
             job = close_account(found.job, tranches, await _drawn_msat(ledger, found.job))
             await ledger.write((job, *account(tranches)))
-            outcomes.append(job)
         elif found.job.state is JobState.OPEN:
-            outcomes.append(await _end_at_node(ledger, found, tranches, key, clock))
+            job = await _end_at_node(ledger, found, tranches, self._key, self._clock)
         else:
             job = replace(found.job, charged_msat=paid_msat(tranches))  # paid after the job had its record
             await ledger.write((job, *account(tranches), *await _erase_sealed(ledger, job)))
-            outcomes.append(job)
-    return _sort(outcomes)
+        self.outcomes.append(job)
 
 
 async def _find_unresolved(ledger: Ledger, side: Side) -> list[LedgerJob]:
@@ -154,14 +207,13 @@ async def _look_up(tranche: TrancheRecord, wallet: Payer | None) -> TrancheRecor
     return resolve_payment(tranche, await wallet.lookup_payment(tranche.payment_hash))
 
 
-async def _look_up_invoice(tranche: TrancheRecord, wallet: InvoiceIssuer) -> TrancheRecord:
-    """An invoice that is still open is waited for: a minute at most, and then it can no longer be paid."""
+async def _look_up_invoice(tranche: TrancheRecord, wallet: InvoiceIssuer) -> TrancheRecord | None:
+    """What became of a tranche; None while its invoice can still be paid."""
     if tranche.state not in UNPAID_STATES:
         return tranche
     state = await wallet.lookup_invoice(tranche.invoice_label)
     if state.status is InvoiceStatus.OPEN:
-        _log.warning("waiting_for_open_invoice", job=tranche.job_id, tranche=tranche.tranche, until="paid or expired")
-        state = await wallet.wait_invoice(tranche.invoice_label)
+        return None
     return resolve_invoice(tranche, is_paid=state.status is InvoiceStatus.PAID)
 
 

@@ -11,11 +11,12 @@ from relaymesh.market.unpaid_work import Reservation, UnpaidWork
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery
-from relaymesh.ports.memory_lightning import FailPayment
+from relaymesh.ports.memory_lightning import FailPayment, HoldPayment
 from relaymesh.protocol.fields import Order
 from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.roles.client import ClientSettings
-from relaymesh.roles.node_credit import recall_unpaid
+from relaymesh.roles.client_tools import PaymentPolicy
+from relaymesh.roles.node_credit import OpenInvoices, recall_unpaid
 from relaymesh.units import AmountMsat
 from tests.roles.market import PROMPT, Market, MarketNode, open_session, purchase, start_job, wanted
 
@@ -157,3 +158,23 @@ async def test_a_guarantee_that_expires_within_a_session_begins_no_more_jobs(mon
             assert outcome.refusal is not None and "expired" in outcome.refusal.reason
             await session.aclose()
         assert await node.ledger.find_jobs(JobQuery(side="node")) == ()
+
+
+async def test_an_invoice_that_was_open_at_a_restart_counts_as_owed_until_it_is_paid() -> None:
+    async with Market().open() as market:
+        node = await lender(market, "postpay")
+        market.buyer.plan(HoldPayment())
+        policy = PaymentPolicy(deadline_ms=500)
+        async with market.client(KNOWN, policy=policy) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(purchase, client, wanted(settlement="postpay"))
+            await anyio.sleep(5)
+            (before,) = await node.ledger.find_jobs(JobQuery(side="node", only_unresolved=True))
+            tasks.cancel_scope.cancel()
+        work = await recalled(node)
+        invoices = OpenInvoices(work, node.ledger, [before])
+        await invoices.book()
+        assert work.at_stake_msat(BUYER.public_key) == before.tranches[0].amount_msat > 0
+        market.buyer.release(before.tranches[0].payment_hash)
+        await anyio.sleep(60)
+        await invoices.settle()
+        assert work.at_stake_msat(BUYER.public_key) == 0 and work.debts == ()

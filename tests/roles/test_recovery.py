@@ -4,16 +4,18 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from relaymesh.errors import LightningError
 from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.machines.settlement import invoice_label
 from relaymesh.nostr.kinds import Kind
 from relaymesh.ports.ledger import JobQuery, LedgerJob
+from relaymesh.ports.lightning import Invoice, InvoiceRequest, InvoiceState, WalletInfo
 from relaymesh.ports.memory_ledger import MemoryLedger
-from relaymesh.ports.memory_lightning import HoldPayment, LoseAnswer
+from relaymesh.ports.memory_lightning import HoldPayment, LoseAnswer, MemoryWallet
 from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.evidence import read_metering
 from relaymesh.roles.client_tools import PaymentPolicy
-from relaymesh.roles.recovery import recover_client, recover_node
+from relaymesh.roles.recovery import NodeRecovery, recover_client, recover_node
 from tests.roles.market import Market, MarketNode, loop_clock, open_session, purchase, start_job
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +153,57 @@ async def test_a_node_waits_for_an_invoice_that_can_still_be_paid_before_it_ends
         (job,) = await ledger.find_jobs(JobQuery())
         assert job.tranches[0].state is TrancheState.EXPIRED
         assert job.tranches[0].invoice_label == invoice_label(job.job.client, job.job.job_id, 0)
+
+
+class AwayAtFirst:
+    """A wallet that is away the first time it is asked."""
+
+    def __init__(self, wallet: MemoryWallet) -> None:
+        self._wallet, self.is_away = wallet, True
+
+    async def create_invoice(self, request: InvoiceRequest) -> Invoice:
+        return await self._wallet.create_invoice(request)
+
+    async def lookup_invoice(self, label: str) -> InvoiceState:
+        return await self._wallet.lookup_invoice(label)
+
+    async def info(self) -> WalletInfo:
+        return await self._wallet.info()
+
+    async def wait_invoice(self, label: str) -> InvoiceState:
+        if self.is_away:
+            self.is_away = False
+            raise LightningError("the wallet is away")
+        return await self._wallet.wait_invoice(label)
+
+
+async def test_a_restarted_node_serves_while_it_waits_for_an_open_invoice_and_then_ends_its_job() -> None:
+    async with Market().open() as market:
+        node = await market.add_node()
+        ledger = CrashingLedger(2)  # the job with its tranche, the invoice
+        node.tools.ledger = ledger
+        market.buyer.plan(HoldPayment())
+        async with market.client(policy=PaymentPolicy(deadline_ms=500)) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(purchase, client)
+            await anyio.sleep(5)
+            node.scope.cancel()
+            tasks.cancel_scope.cancel()
+        ledger.left = -1
+        recovery = NodeRecovery(ledger, AwayAtFirst(node.wallet), node.key, loop_clock)
+        began = anyio.current_time()
+        await recovery.resolve()
+        assert anyio.current_time() == began, "nothing is waited for before the node serves"
+        (waiting,) = recovery.waiting
+        assert recovery.outcomes == [] and len(await unresolved(ledger)) == 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(recovery.wait)
+            await anyio.sleep(2)
+            (paying,) = await market.client_ledger.find_jobs(JobQuery(side="client"))
+            market.buyer.release(paying.tranches[0].payment_hash)
+        assert await unresolved(ledger) == ()
+        (job,) = recovery.outcomes
+        assert job.job_id == waiting.job.job_id
+        assert job.charged_msat == (await node.wallet.info()).balance_msat > 0
 
 
 async def test_a_client_that_comes_back_with_an_interrupted_job_gets_its_record_and_no_second_run() -> None:
