@@ -130,6 +130,8 @@ def wanted_chat(
     from relaymesh.roles.buying import Wanted
     from relaymesh.units import AmountMsat
 
+    if settings.client.settlement == "postpay" and not settings.client.credit_key_file:
+        raise UsageError("expected client.credit_key_file with postpay: a node lends only to keys that it knows")
     tokens = output_tokens or settings.client.output_tokens
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
     wanted = Wanted(

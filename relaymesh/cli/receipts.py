@@ -26,10 +26,11 @@ def list_receipts(side: SideOption = "client", config: ConfigOption = None, as_j
             print(json.dumps(jobs))
             return
         for job in jobs:
-            receipt = job["receipt_id"] or "no receipt"
+            nothing = "unused rest of a prepaid session" if job["job_type"] == "session" else "no receipt"
+            receipt = job["receipt_id"][:16] if job["receipt_id"] else nothing
             print(
                 f"{job['job_id'][:16]}  {job['state']:9}  {job['charged_msat']:>10,} msat  "
-                f"{clean_line(job['model'])}  {receipt[:16]}  {clean_line(job['reason'])}"
+                f"{clean_line(job['model'])}  {receipt}  {clean_line(job['reason'])}"
             )
         if not jobs:
             print(f"No jobs in the {side}'s ledger.", file=sys.stderr)

@@ -55,8 +55,14 @@ def test_every_command_that_chooses_says_how_it_would_pay_and_why(buyer: Home) -
 
 
 def test_what_is_required_and_not_offered_is_not_bought(buyer: Home) -> None:
+    without_key = buyer.run("infer", "--settlement", "postpay", "hello")
+    assert without_key.returncode == 1 and "client.credit_key_file" in without_key.stderr
+    credit_key = str(buyer.directory / "credit.key")
+    assert buyer.run("keys", "new", "--file", credit_key).returncode == 0
+    buyer.settings["RELAYMESH_CLIENT_CREDIT_KEY_FILE"] = credit_key
     refused = buyer.run("infer", "--settlement", "postpay", "hello")
     assert refused.returncode == 2 and "no common settlement" in refused.stderr and refused.stdout == ""
+    del buyer.settings["RELAYMESH_CLIENT_CREDIT_KEY_FILE"]
     buyer.settings["RELAYMESH_CLIENT_MAXIMUM_EXPOSURE_MSAT"] = "1"
     bounded = buyer.run("infer", "hello")
     assert bounded.returncode == 2 and "over the limit of 1 msat" in bounded.stderr
