@@ -59,15 +59,19 @@ def export(
 ) -> None:
     """Print jobs and payments for accounting: amounts in msat, oldest first, no prompts and no preimages.
 
-    A line is a tranche; what a job was charged stands in the first of its lines, so that a column can be summed.
+    A line is a tranche; what a job was charged stands in the first of its lines, so that a column can be summed. What
+    was paid beside jobs, to routers and by hand, is of the type `payment`; what a prepaid session left unused, of the
+    type `session`.
     """
 
     async def command() -> None:
         if as_csv and as_json:
             raise UsageError("expected --csv or --json, not both")
-        from relaymesh.cli.ledger_export import job_document, write_csv
+        from relaymesh.cli.ledger_export import as_job, job_document, write_csv
 
-        jobs = [job for role in read_roles(side) for job in await read_jobs(role, config)]
+        roles = read_roles(side)
+        jobs = [job for role in roles for job in await read_jobs(role, config)]
+        jobs += [as_job(payment) for role in roles for payment in await read_payments(role, config)]
         jobs.sort(key=lambda job: job.job.created_at_ms)
         if as_json:
             print(json.dumps([job_document(job) for job in jobs]))
@@ -134,6 +138,15 @@ async def read_jobs(role: Role, config: Path | None) -> tuple[Any, ...]:
 
     async with open_existing_ledger(load_settings(config), role) as ledger:
         return () if ledger is None else await ledger.find_jobs(ALL_JOBS)
+
+
+async def read_payments(role: Role, config: Path | None) -> tuple[Any, ...]:
+    """Every payment beside jobs in the ledger of one role; none where there is no ledger."""
+    from relaymesh.cli.ledgers import open_existing_ledger
+    from relaymesh.cli.settings_source import load_settings
+
+    async with open_existing_ledger(load_settings(config), role) as ledger:
+        return () if ledger is None else await ledger.find_payments()
 
 
 async def _check_ledger(role: Role, config: Path | None, open_ms: int) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from relaymesh.cli.terminal import clean_line
-from relaymesh.machines.records import TrancheRecord
+from relaymesh.machines.records import JobRecord, JobState, PaymentRecord, TrancheRecord, TrancheState
+from relaymesh.nostr.event import EventId, PublicKey
 from relaymesh.ports.ledger import LedgerJob
-from relaymesh.units import MILLISECONDS_PER_SECOND
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 _TRANCHE_FIELDS: Final = (
@@ -21,6 +22,12 @@ _TRANCHE_FIELDS: Final = (
     "payment_hash",
     "invoice_label",
 )
+_JOB_STATES: Final = {
+    TrancheState.PAYING: JobState.OPEN,
+    TrancheState.UNKNOWN: JobState.UNKNOWN,
+    TrancheState.PAID: JobState.DONE,
+    TrancheState.FAILED: JobState.FAILED,
+}
 COLUMNS: Final = (
     "side",
     "job_id",
@@ -48,6 +55,39 @@ def write_csv(jobs: Iterable[LedgerJob], output: TextIO) -> None:
         for tranche in map(_describe_tranche, job.tranches) if job.tranches else ({},):
             writer.writerow({name: _cell(value) for name, value in {**described, **tranche}.items()})
             described["job_charged_msat"] = ""
+
+
+def as_job(payment: PaymentRecord) -> LedgerJob:
+    """A payment beside jobs in the form of one: of the type `payment`, without a node, charged once it is paid."""
+    tranche = TrancheRecord(
+        side="client",
+        client=PublicKey(""),
+        job_id="",
+        tranche=0,
+        state=payment.state,
+        order="",
+        units=0,
+        amount_msat=payment.amount_msat,
+        payment_hash=payment.payment_hash,
+        fee_msat=payment.fee_msat,
+    )
+    is_paid = payment.state is TrancheState.PAID
+    job = JobRecord(
+        side="client",
+        client=PublicKey(""),
+        job_id="",
+        node=PublicKey(""),
+        session_id="",
+        quote_id=EventId(""),
+        model="",
+        job_type="payment",
+        client_nonce="",
+        maximum_msat=payment.amount_msat,
+        state=_JOB_STATES[payment.state],
+        created_at_ms=payment.opened_at_ms,
+        charged_msat=payment.amount_msat if is_paid else AmountMsat(0),
+    )
+    return LedgerJob(job, (tranche,))
 
 
 def _describe_job(job: LedgerJob) -> dict[str, Any]:

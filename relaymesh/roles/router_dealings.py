@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from relaymesh.errors import LightningError
+from relaymesh.errors import LightningError, RemoteProtocolError
 from relaymesh.machines.opening_events import RouterAnswered, RoutingRequest
 from relaymesh.market.probation import RouterRecord
 from relaymesh.nostr.event import PublicKey
@@ -76,7 +76,7 @@ class RouterDealings:
         announced = next((each for each in self._market.directory.routers(now) if each.router == router), None)
         try:
             invoice = await self._tools.read_invoice(bolt11)
-        except LightningError as error:
+        except (LightningError, RemoteProtocolError) as error:
             _log.warning("router_fee_not_paid", router=router, reason=str(error))
             return
         if announced is None:

@@ -5,14 +5,16 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from relaymesh.machines.records import JobState
+from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.market.probation import RouterRecord
+from relaymesh.market.spending import SpendingLimits
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice
 from relaymesh.ports.memory_lightning import decode_memory_invoice
 from relaymesh.roles.client import ClientSettings
+from relaymesh.roles.spending import LimitedPayer
 from relaymesh.units import AmountMsat
-from tests.roles.market import Market, Purchase, chat_row, purchase
+from tests.roles.market import Market, Purchase, chat_row, loop_clock, purchase
 from tests.roles.routers import RunningRouter, open_router
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("mine_in_place")]
@@ -87,6 +89,26 @@ async def test_a_fee_within_the_limit_is_paid_and_brings_the_ranking() -> None:
             assert (await router.wallet.info()).balance_msat == FEE and router.role.counters.paid == 1
             [examined] = client.routers.examined
             assert examined.is_right
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+async def test_a_fee_counts_among_what_is_spent_and_is_kept_in_the_ledger(is_allowed: bool) -> None:
+    async def read(bolt11: str) -> DecodedInvoice:
+        return decode_memory_invoice(bolt11)
+
+    async with Market().open() as market:
+        await market.add_node()
+        async with open_router(market, fee_msat=FEE) as router, market.client(settings(router, fee_msat=FEE)) as client:
+            most_msat = FEE + client.tools.payment_policy.maximum_fee(AmountMsat(FEE))
+            limits = SpendingLimits(hour_msat=most_msat - (not is_allowed))
+            limited = LimitedPayer(market.buyer, market.client_ledger, limits, read, loop_clock)
+            client.tools.wallet = limited
+            await client.market.wait_complete(5)
+            await purchase(client)
+            await anyio.sleep(6)
+            assert (await router.wallet.info()).balance_msat == (FEE if is_allowed else 0)
+            payments = await market.client_ledger.find_payments()
+            assert [(each.state, each.amount_msat) for each in payments] == [(TrancheState.PAID, FEE)] * is_allowed
 
 
 @pytest.mark.parametrize("allowed", [0, FEE - 1])
