@@ -26,6 +26,7 @@ from relaymesh.cli.clock import system_clock
 from relaymesh.market.bids import Way
 from relaymesh.market.explanation import explain
 from relaymesh.market.selection import Selection
+from relaymesh.market.unpaid_work import UnpaidWork
 from relaymesh.nostr.event import PublicKey
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.lightning import DecodedInvoice, InvoiceIssuer, Payer
@@ -36,7 +37,7 @@ from relaymesh.ports.sessions import Connection
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.refusal import Refusal
 from relaymesh.roles.buying import Wanted
-from relaymesh.roles.client import Client
+from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.client_jobs import OpenSession, RunningJob
 from relaymesh.roles.client_tools import ClientTools, InvoiceReader
 from relaymesh.roles.node import Node, NodeSettings
@@ -254,12 +255,15 @@ async def open_market(
         )
         places = Places(maximum_jobs + 1, system_clock)
         tools = NodeTools(KeyPair.generate(), trade.payee, runner, ledgers[0], system_clock, places)
+        credit_key = KeyPair.generate() if any(term.order == "postpay" for term in trade.terms) else None
+        if credit_key is not None:
+            tools.unpaid = UnpaidWork(lines={credit_key.public_key: BUDGET})
         node = Node(settings, relays[0], WebSocketListener("127.0.0.1", 0), tools)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(node.run)
         buyer = ClientTools(trade.payer, ledgers[1], trade.read_invoice, system_clock)
         dialer = WatchedDialer()
-        async with Client(relays[1], dialer, buyer) as client:
+        async with Client(relays[1], dialer, buyer, ClientSettings(credit_key=credit_key)) as client:
             yield LoopbackMarket(tools.key.public_key, client, dialer, runner)
         tasks.cancel_scope.cancel()
 

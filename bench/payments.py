@@ -120,7 +120,7 @@ def paid_job(model: str, pieces: int, term: SettlementTerm) -> Wanted:
     """A job of so many pieces, under this form of settlement."""
     assert term.form is not None
     wanted = wanted_job(model, "go", pieces)
-    return replace(wanted, settlement=term.form, is_streamed=True, maximum_msat=BUDGET)
+    return replace(wanted, settlement=term.form, is_streamed=True, has_credit=term.order == "postpay")
 
 
 async def run_job(session: OpenSession, wanted: Wanted, output_bytes: int) -> Run:

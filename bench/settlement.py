@@ -43,6 +43,7 @@ FLUSHES = 20
 TRANCHE_BYTES = TRANCHE_PIECES * PIECE_BYTES
 WHOLE = SettlementTerm(order="prepay")
 SEALED = SettlementTerm(order="sealed")
+POSTPAY = SettlementTerm(order="postpay")
 TRANCHES = SettlementTerm(order="prepay", tranche_units=TRANCHE_BYTES)
 SESSION = SettlementTerm(order="prepay", scope="session", tranche_units=200_000)
 """A tranche of a session pays for some hundred of the small jobs."""
@@ -68,7 +69,7 @@ async def measure(runs: int, scale: Scale | None = None) -> list[Figure]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="relaymesh-bench-")))
         url = await stack.enter_async_context(start_relay(folder))
         for latency_ms in scale.latencies_ms:
-            for name, term in (("prepay", WHOLE), ("sealed", SEALED)):
+            for name, term in (("prepay", WHOLE), ("sealed", SEALED), ("postpay", POSTPAY)):
                 figures += await measure_form(folder, url, name, term, latency_ms, runs, scale)
         figures += await measure_session(folder, url, runs, scale)
         figures += await measure_stalls(folder, url, runs, scale)

@@ -19,6 +19,7 @@ PROMISED = {
     "prepay_added_500_p50_ms": None,
     "sealed_added_p50_ms": None,
     "sealed_added_500_p99_ms": None,
+    "postpay_added_p50_ms": None,
     "session_tranche_added_p50_ms": 2,
     "tranche_stall_p99_ms": 20,
     "payment_cpu_us": None,
