@@ -282,12 +282,18 @@ def _compare_amounts(metering: SignedMetering, signed: SignedCommitment) -> _Fin
         raise RemoteProtocolError("the record and the commitment are of different clients, jobs or quotes")
     if commitment.tranche >= len(record.tranches):
         return _Finding(False, "the record knows no such tranche: it may have been paid later, or never")
-    recorded = record.tranches[commitment.tranche].msat
-    figures = (("tranche", commitment.tranche), ("msat", int(commitment.msat)), ("recorded_msat", int(recorded)))
-    if recorded == commitment.msat:
+    recorded = record.tranches[commitment.tranche]
+    figures = (
+        ("tranche", commitment.tranche),
+        ("msat", int(commitment.msat)),
+        ("recorded_msat", int(recorded.msat)),
+        ("units", commitment.units),
+        ("recorded_units", recorded.units_paid),
+    )
+    if (recorded.msat, recorded.units_paid) == (commitment.msat, commitment.units):
         return _Finding(False, "the record tells the amount that was committed to", figures)
-    sentence = f"committed to {commitment.msat} msat for tranche {commitment.tranche}, recorded {recorded} msat"
-    return _Finding(True, sentence, figures)
+    committed = f"committed to {commitment.units} units for {commitment.msat} msat as tranche {commitment.tranche}"
+    return _Finding(True, f"{committed}, recorded {recorded.units_paid} for {recorded.msat} msat", figures)
 
 
 def _canonical(content: str) -> bytes:

@@ -365,8 +365,9 @@ def _tranche_cases() -> list[FraudCase]:
     case("commitments to two clients", False, "equivocation", said(), said(client=STRANGER, msat=4))
     case("commitments under two quotes", False, "equivocation", said(), said(quote_id=QUOTE_ID))
     recorded = Disclosure(record(quoted))  # its tranche 1 was of 120 msat
-    case("a record that tells another amount", True, "equivocation", recorded, said(msat=119))
-    case("a record that tells the same amount", False, "equivocation", said(msat=120), recorded)
+    case("a record that tells another amount", True, "equivocation", recorded, said(msat=119, units=1_000))
+    case("a record that tells other units", True, "equivocation", recorded, said(msat=120, units=999))
+    case("a record that tells the same", False, "equivocation", said(msat=120, units=1_000), recorded)
     case("a record without the tranche", False, "equivocation", recorded, said(tranche=2))
     case("a record of another job", False, "equivocation", recorded, said(job="0c" * 32))
     case("a record for another client", False, "equivocation", recorded, said(client=STRANGER))

@@ -100,7 +100,7 @@ def amounts_differ(commitment: Json, record: Json) -> bool:
     if stranger.tag(commitment, "p") != stranger.tag(record, "p"):
         return False
     tranches = counted["tranches"][sold["tranche"] :]
-    return bool(tranches) and tranches[0]["msat"] != sold["msat"]
+    return any((each["msat"], each["units_paid"]) != (sold["msat"], sold["units"]) for each in tranches[:1])
 
 
 def bad_ciphertext(commitment: Json, leaf: Json | None) -> bool:
