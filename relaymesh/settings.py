@@ -159,7 +159,7 @@ class Node:
         session_tranche_msat: What a session prepays at once with `session`.
         max_unpaid_unknown_msat: The most that all jobs together which are under way with `sealed` may cost if nobody
             pays; beyond it the node asks for `prepay`.
-        credit_keys: The keys (npub or hex) that get credit with `postpay`.
+        credit_keys: The keys (npub or hex) that get credit with `postpay`, which `settlement` must list.
         credit_msat: How much each of them gets; what a key never paid is less of it, `relaymesh node debts` shows it.
         forgiven_jobs: Jobs, by id, whose debts count no longer.
         maximum_jobs: Jobs at the same time.

@@ -152,7 +152,6 @@ def wanted_chat(
     try:
         wanted.to_request()
     except ValidationError:
-        raise UsageError(
-            f"no market can be asked for {tokens} output tokens or {wanted.maximum_msat} msat; ask for less"
-        ) from None
+        asked = f"{tokens} output tokens or {wanted.maximum_msat} msat"
+        raise UsageError(f"no market can be asked for {asked}; ask for less") from None
     return wanted

@@ -123,21 +123,7 @@ class Node:
             UsageError: The node's clock is not the relays'.
         """
         async with self._listener.listen(self._accept) as endpoints:
-            self._reception = Reception(
-                ReceptionSettings(
-                    endpoints=endpoints,
-                    eta_ms=self._settings.eta_ms,
-                    max_jobs=min(self._tools.places.maximum_jobs, MAXIMUM_CONCURRENT_JOBS),
-                    idle_ms=self._settings.session.idle_in_ms,
-                    open_requests_per_second=self._settings.open_requests_per_second,
-                    open_pow_bits=self._settings.open_pow_bits,
-                ),
-                signer=self._tools.key,
-                verify=verify,
-                is_curve_point=is_curve_point,
-                entropy=Entropy(token_bytes(32)),
-                unpaid=self._tools.unpaid,
-            )
+            self._reception = self._make_reception(endpoints)
             self._reception.start(self._tools.clock())
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -156,6 +142,23 @@ class Node:
                     await anyio.sleep_forever()
                 finally:
                     await self._say_goodbye()
+
+    def _make_reception(self, endpoints: tuple[str, ...]) -> Reception:
+        return Reception(
+            ReceptionSettings(
+                endpoints=endpoints,
+                eta_ms=self._settings.eta_ms,
+                max_jobs=min(self._tools.places.maximum_jobs, MAXIMUM_CONCURRENT_JOBS),
+                idle_ms=self._settings.session.idle_in_ms,
+                open_requests_per_second=self._settings.open_requests_per_second,
+                open_pow_bits=self._settings.open_pow_bits,
+            ),
+            signer=self._tools.key,
+            verify=verify,
+            is_curve_point=is_curve_point,
+            entropy=Entropy(token_bytes(32)),
+            unpaid=self._tools.unpaid,
+        )
 
     # ── state: offers and heartbeat ───────────────────────────────────────────────────────────────────────────────
 
