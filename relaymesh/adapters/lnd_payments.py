@@ -4,7 +4,7 @@ RM-03, "Wallets"; LND, `SendPaymentV2` and `TrackPaymentV2`. What LND does and w
 
 - It pays a payment hash once: asked again it says "invoice is already paid" or "payment is in transition" (code 6),
   and the payment is followed instead. Only what it calls failed is tried again, and it calls nothing failed of which a
-  part may still arrive.
+  part may still arrive; it is asked twice all the same.
 - The payment goes on when the stream of its progress breaks, and after a restart. So the stream runs in a task of its
   own, whose answer is taken also after the caller's deadline.
 - A no that is not of that kind came before anything was sent, or while LND shut down in the middle: the payment is
@@ -139,7 +139,8 @@ class LndPayer:
         }
         try:
             async with self._link.stream("POST", "/v2/router/send", body) as results:
-                return await _last(results, payment_hash)
+                outcome = await _last(results, payment_hash)
+            return await self._confirm(outcome, payment_hash)
         except LndUnreachable as error:
             return PaymentFailed(NOT_SENT, str(error))
         except LndRefused as refused:
@@ -147,6 +148,17 @@ class LndPayer:
         except LightningError as error:
             _log.warning("lnd_payment_in_doubt", reason=str(error))
             return await self._watch(payment_hash)
+
+    async def _confirm(self, outcome: PaymentOutcome, payment_hash: str) -> PaymentOutcome:
+        """What failed has failed once LND says so again; that it was paid needs no more than its preimage."""
+        pause = _FIRST_PAUSE_SECONDS
+        while isinstance(outcome, PaymentFailed):
+            seen = await self._look(payment_hash)
+            if isinstance(seen, PaymentSucceeded | PaymentFailed):
+                return seen
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return outcome
 
     async def _understand(self, payment_hash: str, refused: LndRefused) -> PaymentOutcome:
         """After a no, which is an answer: what LND knows of the payment decides; what it does not know was not sent."""

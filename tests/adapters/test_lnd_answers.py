@@ -141,6 +141,20 @@ async def test_a_no_counts_only_where_lnd_does_not_know_the_payment(lnd: Scripte
         assert isinstance(await wallet.pay(_order(5_000)), PaymentSucceeded)
 
 
+async def test_a_failure_that_lnd_takes_back_was_none(lnd: ScriptedLnd) -> None:
+    failed = {**PAID, "status": "FAILED", "failure_reason": "FAILURE_REASON_TIMEOUT"}
+    lnd.answers = {
+        "/v2/router/send": [_lines(failed)],
+        "/v2/router/track": [NOT_INITIATED, _lines(IN_FLIGHT), _lines(IN_FLIGHT), _lines(SUCCEEDED)],
+    }
+    async with lnd.wallet() as wallet:
+        assert isinstance(await wallet.pay(_order(1)), PaymentUnknown)
+        assert isinstance(await wallet.pay(_order(5_000)), PaymentSucceeded)
+        assert sum(path == "/v2/router/send" for path, _ in lnd.asked) == 1
+        lnd.answers["/v2/router/track"] = [_lines(failed)]
+        assert isinstance(await wallet.pay(_order(5_000)), PaymentFailed)
+
+
 async def test_what_is_already_under_way_is_followed_and_never_called_failed(lnd: ScriptedLnd) -> None:
     taken = (409, json.dumps({"error": {"code": 6, "message": "payment is in transition", "details": []}}))
     lnd.answers = {
