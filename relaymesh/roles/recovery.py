@@ -170,14 +170,13 @@ class NodeRecovery:
         self.outcomes.append(job)
 
 
-async def _find_unresolved(ledger: Ledger, side: Side) -> list[LedgerJob]:
-    """What is to be resolved: the accounts of prepaid sessions last, when all their jobs have ended."""
-    found = await ledger.find_jobs(JobQuery(side=side, only_unresolved=True, limit=MOST_JOBS))
-    return sorted(found, key=lambda each: each.job.job_type == SESSION_ACCOUNT)
+async def _find_unresolved(ledger: Ledger, side: Side) -> tuple[LedgerJob, ...]:
+    """What is to be resolved."""
+    return await ledger.find_jobs(JobQuery(side=side, only_unresolved=True, limit=MOST_JOBS))
 
 
 async def _drawn_msat(ledger: Ledger, account_job: JobRecord) -> AmountMsat:
-    """What the jobs of a prepaid session were charged, as the ledger has it."""
+    """What a prepaid session's jobs were charged, as the ledger has it: nothing, where one did not end."""
     found = await ledger.find_jobs(JobQuery(side=account_job.side, client=account_job.client, limit=MOST_JOBS))
     jobs = [each.job for each in found if each.job.session_id == account_job.session_id]
     return AmountMsat(sum(job.charged_msat for job in jobs if job.job_type != SESSION_ACCOUNT))
