@@ -112,7 +112,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         ledger = await stack.enter_async_context(open_ledger(settings, "client"))
         info = await payer.info()
         check_can_pay(info)  # who cannot must not keep a node waiting for it
-        _tell_unread(await recover_client(ledger, payer))
+        tell_unread(await recover_client(ledger, payer))
         spending = await open_spending(payer, ledger, settings.wallet, info.network)
         relays = await stack.enter_async_context(WebSocketRelays(settings.network.relays, clock=system_clock))
         tools = ClientTools(
@@ -138,7 +138,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
         records.update(client.routers.records)
 
 
-def _tell_unread(recovered: Recovered) -> None:
+def tell_unread(recovered: Recovered) -> None:
     """Remind of what was bought sealed and paid before a crash; it stays until somebody reads it."""
     if recovered.unread:
         jobs = f"{len(recovered.unread)} job{'s' if len(recovered.unread) > 1 else ''}"

@@ -4,14 +4,16 @@ import pytest
 
 from relaymesh.adapters import runner_discovery
 from relaymesh.adapters.runner_discovery import FoundServer
-from relaymesh.cli.wiring import _node_settings, check_can_pay, open_runner
+from relaymesh.cli.wiring import _node_settings, check_can_pay, open_runner, tell_unread
 from relaymesh.errors import UsageError
 from relaymesh.market.surge import SurgeTerms
 from relaymesh.ports.lightning import WalletInfo
 from relaymesh.ports.runners import RunnerModel
+from relaymesh.roles.recovery import Recovered
 from relaymesh.settings import Node, Settings, Surge
 from relaymesh.units import AmountMsat
 from tests.adapters.model_server import MODEL, serve_model
+from tests.conformance.ledger.records import make_job
 
 
 def wallet(spendable_msat: int) -> WalletInfo:
@@ -58,3 +60,12 @@ def test_the_surge_that_is_set_is_the_nodes_and_one_that_bounds_nothing_is_refus
     assert _node_settings(Settings(), models, "02" * 33).surge.is_off
     with pytest.raises(UsageError, match=r"\[node.surge\] make no prices"):
         _node_settings(Settings(node=Node(surge=Surge(step_permille=0))), models, "02" * 33)
+
+
+def test_a_command_reminds_of_what_was_paid_and_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for count, words in ((1, "output of 1 job was paid"), (2, "output of 2 jobs was paid")):
+        tell_unread(Recovered((), (), (make_job(),) * count))
+        said = capsys.readouterr()
+        assert said.out == "" and words in said.err and "`relaymesh receipts recover` opens it" in said.err
+    tell_unread(Recovered((), ()))
+    assert capsys.readouterr().err == ""
