@@ -208,12 +208,8 @@ class AccountPair:
                     answer = self.pay(effect) if self.pay is not None else None
                     answer = answer or self.wallets.pay(effect.payment_hash, effect.amount_msat)
                     self.payments.append(PaymentResolved(effect.tranche, answer))
-                case FundsRefused():
-                    self.refused.append(effect)
-                case FundsChanged():
-                    doubting, self.doubting = self.doubting, []
-                    for job_id, draws in doubting:
-                        self.book(job_id, draws)
+                case FundsRefused() | FundsChanged():
+                    self.tell_jobs(effect)
                     self.do_client()
                 case AccountClosed():
                     self.closed.append("client")
@@ -234,13 +230,24 @@ class AccountPair:
                     self.do_node()
                 case WatchInvoice(tranche, label):
                     self.watched[tranche] = label
-                case FundsReserved(job_id):
-                    self.under_way[job_id].state = "running"
-                case FundsRefused(job_id=job_id):
+                case FundsReserved(job_id=job_id) | FundsRefused(job_id=job_id):
                     assert job_id is not None
-                    self.under_way[job_id].state = "refused"
+                    self.tell_job(job_id, effect)
                 case AccountClosed():
                     self.closed.append("node")
+
+    def tell_jobs(self, message: FundsChanged | FundsRefused) -> None:
+        """The client's account tells every job."""
+        if isinstance(message, FundsRefused):
+            self.refused.append(message)
+            return
+        doubting, self.doubting = self.doubting, []
+        for job_id, draws in doubting:
+            self.book(job_id, draws)
+
+    def tell_job(self, job_id: JobId, message: FundsReserved | FundsRefused) -> None:
+        """The node's account tells one job."""
+        self.under_way[job_id].state = "running" if isinstance(message, FundsReserved) else "refused"
 
     # ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────
 
