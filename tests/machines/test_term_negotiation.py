@@ -112,3 +112,11 @@ def test_a_known_node_is_asked_at_its_posted_price_for_the_one_form_that_is_want
     agreed = agreed_in(negotiate(node, "posted", standing=Standing(successes_milli=5_000)))
     assert [term.form for term in agreed.contract.quote.settlement] == ["prepay"]
     assert agreed.chosen_term.reason.startswith("the node has served well")
+
+
+def test_at_a_posted_price_the_first_term_of_the_form_is_taken_since_nothing_is_chosen_afterwards() -> None:
+    small = SettlementTerm(order="prepay", tranche_units=1)
+    node = seller_with(PREPAY, small)
+    assert agreed_in(negotiate(node, "directed", streamed=True)).contract.term.tranche_units == 1
+    agreed = agreed_in(negotiate(seller_with(PREPAY, small), "posted", streamed=True))
+    assert (agreed.chosen_term.index, agreed.contract.term.tranche_units) == (0, 16)

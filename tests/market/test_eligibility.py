@@ -12,6 +12,7 @@ from relaymesh.market.pricing import cost
 from relaymesh.market.request import BuyerRequest, PriceCeiling
 from relaymesh.market.standing import UNKNOWN, Standing
 from relaymesh.nostr.event import EventId
+from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.protocol.quote import Quote, QuoteRequest
 from relaymesh.units import AmountMsat, Timestamp
 from tests.market.builders import (
@@ -103,6 +104,13 @@ def test_the_first_reason_in_the_documented_order_is_the_one_that_is_given(place
     for later in reversed(IN_ORDER[place:]):
         asked |= later[1]
     assert reason(bad, buyer_request(**asked), BAD_STANDING) is IN_ORDER[place][0]
+
+
+def test_a_price_by_the_second_can_only_be_prepaid_whatever_else_the_offer_has() -> None:
+    offer = signed_offer(rows=(row(unit="second"),), settlement=(SettlementTerm(order="sealed"), prepay()))
+    timed = Candidate(offer, offer.offer.rows[0], signed_status())
+    assert reason(timed, buyer_request(orders=("sealed",))) is Ineligibility.SETTLEMENT
+    assert reason(timed, buyer_request(orders=("sealed", "prepay"))) is None
 
 
 def test_what_waiting_would_change_comes_last() -> None:

@@ -218,6 +218,9 @@ def test_an_explanation_says_how_the_chosen_would_be_paid_and_nothing_of_the_oth
     assert told.settlement is not None and told.settlement == told.rows[0].settlement
     assert told.settlement.startswith("prepay: ") and "msat of ours" in told.settlement
     assert told.rows[1].settlement is None
+    standings = {node(1): KNOWN}
+    known = select([candidate(1)], asking(), seed=b"s" * 32, count=1, now=NOW, standings=standings)
+    assert "the node has served well" in str(explain(known).settlement)
     assert told.to_json()["settlement"] == told.settlement
 
 
