@@ -31,6 +31,7 @@ from relaymesh.protocol.fields import Order
 from relaymesh.units import AmountMsat, Timestamp
 from tests.conformance.ledger.records import (
     BODY,
+    CLIENT,
     OTHER_CLIENT,
     PLAINTEXT,
     PREIMAGE,
@@ -252,6 +253,24 @@ async def unresolved_jobs_are_those_that_are_open_or_whose_money_may_move(opener
         assert all(len(entry.tranches) == 2 for entry in found if int(entry.job.job_id[:8], 16) >= 100)
 
 
+async def jobs_that_were_left_unpaid_are_found_by_order_and_jobs_by_their_client(opener: Opener) -> None:
+    async with opener() as ledger:
+        for number, state in enumerate(TrancheState):
+            for place, order in enumerate(("postpay", "sealed")):
+                job = make_job(2 * number + place, side="node", client=OTHER_CLIENT if number % 2 else CLIENT)
+                tranche = make_tranche(2 * number + place, 0, side="node", client=job.client, state=state, order=order)
+                await ledger.write((job, tranche))
+        for order in ("postpay", "sealed", "prepay"):
+            found = await ledger.find_jobs(JobQuery(side="node", unpaid_order=order))
+            unpaid = {(tranche.order, tranche.state) for entry in found for tranche in entry.tranches}
+            expected = {(order, TrancheState.EXPIRED), (order, TrancheState.FAILED)}
+            assert unpaid == (set() if order == "prepay" else expected)
+        assert await ledger.find_jobs(JobQuery(side="client", unpaid_order="postpay")) == ()
+        for client in (CLIENT, OTHER_CLIENT):
+            found = await ledger.find_jobs(JobQuery(client=client))
+            assert len(found) == len(TrancheState) and {entry.job.client for entry in found} == {client}
+
+
 async def evidence_is_kept_once_and_found_in_the_order_it_was_written(opener: Opener) -> None:
     first, second, other = make_evidence(1, content="{}"), make_evidence(1, content="[]"), make_evidence(2)
     async with opener() as ledger:
@@ -414,6 +433,7 @@ RULES: tuple[Rule, ...] = (
     jobs_are_found_newest_first_and_no_more_than_asked_for,
     jobs_are_found_by_side_and_by_the_beginning_of_their_id,
     unresolved_jobs_are_those_that_are_open_or_whose_money_may_move,
+    jobs_that_were_left_unpaid_are_found_by_order_and_jobs_by_their_client,
     evidence_is_kept_once_and_found_in_the_order_it_was_written,
     a_quote_that_two_jobs_of_a_session_rest_on_is_found_for_both,
     each_side_keeps_evidence_of_its_own,
