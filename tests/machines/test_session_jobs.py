@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from relaymesh.machines.client_job_interface import CLIENT_JOB_TRANSITIONS
 from relaymesh.machines.job_events import InvoiceRead, Received, Send
 from relaymesh.machines.records import JobRecord, JobState, Store
-from relaymesh.market.pricing import cost
+from relaymesh.machines.session_funds import SessionFunds
+from relaymesh.machines.session_shares import SellerShare
+from relaymesh.machines.settlement import TrancheWanted, agree_settlement
+from relaymesh.market.pricing import TranchePlan, cost
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.payment import PaymentUnknown
 from relaymesh.protocol.refusal import RefusalCode, refuse
-from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage
+from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 from relaymesh.units import AmountMsat
-from tests.machines.accounts import EXPOSURE_MSAT, last_account
-from tests.machines.pair import BODY, Pair, moment
+from tests.machines.accounts import EXPOSURE_MSAT, last_account, session_contract
+from tests.machines.pair import BODY, Pair, moment, price_row
 from tests.machines.session_pair import SessionPair
+from tests.machines.test_session_funds import paid
 
 TEXTS = st.lists(st.lists(st.text(min_size=1, max_size=8), max_size=4).map(tuple), max_size=5).map(tuple)
 
@@ -162,3 +166,14 @@ def test_only_a_job_that_the_session_pays_begins_while_its_row_is_written() -> N
     alone.start()
     stores = [effect for _, effect in alone.log if isinstance(effect, Store)]
     assert [effect.is_awaited for effect in stores] == [True]
+
+
+def test_a_job_draws_no_more_than_it_was_promised_however_long_it_took() -> None:
+    agreed = session_contract()
+    funds = SessionFunds()
+    funds.pay_in(paid(0, 1_000))
+    plan = TranchePlan(price_row("second"), 0, 10, None)
+    share = SellerShare(agree_settlement("node", agreed, JobId("77" * 32), plan, AmountMsat(9_999)), funds)
+    share.receive(TrancheWanted(0, 10, plan.price(0)), moment())
+    share.draw(10_000, AmountMsat(9_999))
+    assert share.paid_msat == plan.price(0) == 20 and funds.balance_msat == 980

@@ -11,17 +11,16 @@ from relaymesh.roles.ordered_writes import OrderedWrites
 pytestmark = pytest.mark.anyio
 
 
-class SlowFirst(MemoryLedger):
-    """Takes a second for the first write, and none for the others."""
+class SlowWhenEmpty(MemoryLedger):
+    """Takes a second to write nothing, and no time for anything else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sizes: list[int] = []
-        self.pauses = [1.0]
 
     async def write(self, records: tuple[LedgerRecord, ...]) -> None:
-        if self.pauses:
-            await anyio.sleep(self.pauses.pop())
+        if not records:
+            await anyio.sleep(1)
         self.sizes.append(len(records))
 
 
@@ -33,7 +32,7 @@ class Broken(MemoryLedger):
 
 
 async def test_what_is_written_ahead_comes_before_what_follows() -> None:
-    ledger = SlowFirst()
+    ledger = SlowWhenEmpty()
     writes = OrderedWrites(ledger)
     async with anyio.create_task_group() as tasks:
         assert writes.is_ahead(Store((), is_awaited=False))
@@ -43,7 +42,7 @@ async def test_what_is_written_ahead_comes_before_what_follows() -> None:
 
 
 async def test_only_one_write_is_ahead_and_none_that_is_waited_for() -> None:
-    writes = OrderedWrites(SlowFirst())
+    writes = OrderedWrites(SlowWhenEmpty())
     assert not writes.is_ahead(Store(()))
     assert writes.is_ahead(Store((), is_awaited=False))
     assert not writes.is_ahead(Store((), is_awaited=False))
