@@ -12,6 +12,7 @@ from relaymesh.machines.job_events import (
     CancelRequested,
     Received,
     RunnerStopped,
+    Send,
     SessionEnded,
     SessionLost,
     SessionRestored,
@@ -25,6 +26,7 @@ from relaymesh.nostr.keys import verify
 from relaymesh.ports.lightning import MAXIMUM_INVOICE_LABEL_BYTES
 from relaymesh.protocol.evidence import read_metering, read_receipt
 from relaymesh.protocol.payment import (
+    OVER_LIMIT,
     DecodedInvoice,
     PaymentAbsent,
     PaymentFailed,
@@ -300,6 +302,17 @@ def test_a_payment_that_fails_costs_nothing_and_says_why() -> None:
     assert pair.outcome.committed_msat == 0
     assert pair.outcome.refusal is not None and "not enough in our channels" in pair.outcome.refusal.reason
     assert tranches(pair, "client")[0].state is TrancheState.FAILED
+
+
+@pytest.mark.parametrize(("code", "refused_as"), [(205, "PAYMENT_REQUIRED"), (OVER_LIMIT, "OVER_BUDGET")])
+def test_why_a_payment_was_not_made_is_told_to_the_buyer_and_to_no_node(code: int, refused_as: str) -> None:
+    pair = completed(pay=lambda pay: PaymentFailed(code, "of 10,000 msat 7,000 are spent"))
+    assert pair.outcome is not None and pair.outcome.refusal is not None
+    assert pair.outcome.refusal.code is RefusalCode[refused_as]
+    assert "7,000" in pair.outcome.refusal.reason
+    sent = [effect.message for side, effect in pair.log if side == "client" and isinstance(effect, Send)]
+    (told,) = [message for message in sent if isinstance(message, ErrorMessage)]
+    assert told.refusal == refuse(RefusalCode.PAYMENT_REQUIRED, "the client did not pay")
 
 
 def unknown_once(pay: Pay) -> PaymentLookup:

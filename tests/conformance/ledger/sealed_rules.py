@@ -171,6 +171,15 @@ async def what_was_spent_is_told_by_the_minute_in_which_it_was_decided(opener: O
         assert await by_minute(ledger, 300_001) == []
 
 
+async def payments_beside_jobs_count_in_every_state_but_failed(opener: Opener) -> None:
+    async with opener() as ledger:
+        for number, state in enumerate(TrancheState, 1):
+            await ledger.write((make_payment(number, state=state, opened_at_ms=60_000 * number),))
+        assert await by_minute(ledger, 0) == [
+            (60_000 * number, 2_000) for number, state in enumerate(TrancheState, 1) if state in SPENT_STATES
+        ]
+
+
 async def payments_beside_jobs_come_back_as_they_were_written(opener: Opener) -> None:
     first = make_payment(
         1, state=TrancheState.UNKNOWN, reason="no answer: später ☕", description="a ranking \x00", preimage=PREIMAGE
@@ -219,6 +228,7 @@ SEALED_RULES: tuple[Callable[[Opener], Awaitable[None]], ...] = (
     what_was_spent_counts_amounts_and_fees_from_a_time_on,
     what_was_spent_is_as_large_as_amounts_can_be,
     what_was_spent_is_told_by_the_minute_in_which_it_was_decided,
+    payments_beside_jobs_count_in_every_state_but_failed,
     payments_beside_jobs_come_back_as_they_were_written,
     a_payment_that_is_paid_never_changes,
     all_payments_are_found_however_many_there_are,
