@@ -246,13 +246,7 @@ async def open_market(
     async with AsyncExitStack() as stack:
         ledgers = [await stack.enter_async_context(_ledger(directory, side)) for side in ("node", "client")]
         relays = [await stack.enter_async_context(WebSocketRelays((url,))) for _ in range(2)]
-        settings = NodeSettings(
-            label="main",
-            rows=tuple(price_row(model, trade.output_msat) for model in scripts),
-            settlement=trade.terms,
-            lightning_node_id=trade.payee_id,
-            relay_urls=(url,),
-        )
+        settings = _node_settings(url, tuple(scripts), trade)
         places = Places(maximum_jobs + 1, system_clock)
         tools = NodeTools(KeyPair.generate(), trade.payee, runner, ledgers[0], system_clock, places)
         credit_key = KeyPair.generate() if any(term.order == "postpay" for term in trade.terms) else None
@@ -266,6 +260,16 @@ async def open_market(
         async with Client(relays[1], dialer, buyer, ClientSettings(credit_key=credit_key)) as client:
             yield LoopbackMarket(tools.key.public_key, client, dialer, runner)
         tasks.cancel_scope.cancel()
+
+
+def _node_settings(url: str, models: tuple[str, ...], trade: Trade) -> NodeSettings:
+    return NodeSettings(
+        label="main",
+        rows=tuple(price_row(model, trade.output_msat) for model in models),
+        settlement=trade.terms,
+        lightning_node_id=trade.payee_id,
+        relay_urls=(url,),
+    )
 
 
 def _ledger(directory: Path, side: str) -> AbstractAsyncContextManager[SqlLedger]:

@@ -125,13 +125,9 @@ def wanted_chat(
     is_streamed: bool = True,
 ) -> "Wanted":
     """The chat completion that was asked for, and how nodes are to be chosen for it and paid."""
-    from pydantic import ValidationError
-
     from relaymesh.roles.buying import Wanted
     from relaymesh.units import AmountMsat
 
-    if settings.client.settlement == "postpay" and not settings.client.credit_key_file:
-        raise UsageError("expected client.credit_key_file with postpay: a node lends only to keys that it knows")
     tokens = output_tokens or settings.client.output_tokens
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
     wanted = Wanted(
@@ -149,9 +145,18 @@ def wanted_chat(
         is_streamed=is_streamed,
         has_credit=bool(settings.client.credit_key_file),
     )
+    _check_askable(wanted)
+    return wanted
+
+
+def _check_askable(wanted: "Wanted") -> None:
+    """Say at once what no market could answer."""
+    from pydantic import ValidationError
+
+    if wanted.settlement == "postpay" and not wanted.has_credit:
+        raise UsageError("expected client.credit_key_file with postpay: a node lends only to keys that it knows")
     try:
         wanted.to_request()
     except ValidationError:
-        asked = f"{tokens} output tokens or {wanted.maximum_msat} msat"
+        asked = f"{wanted.output_tokens} output tokens or {wanted.maximum_msat} msat"
         raise UsageError(f"no market can be asked for {asked}; ask for less") from None
-    return wanted
