@@ -246,11 +246,7 @@ async def open_market(
     async with AsyncExitStack() as stack:
         ledgers = [await stack.enter_async_context(_ledger(directory, side)) for side in ("node", "client")]
         relays = [await stack.enter_async_context(WebSocketRelays((url,))) for _ in range(2)]
-<<<<<<< Updated upstream
         settings = _node_settings(url, tuple(scripts), trade)
-=======
-        settings = _node_settings(trade, tuple(scripts), url)
->>>>>>> Stashed changes
         places = Places(maximum_jobs + 1, system_clock)
         tools = NodeTools(KeyPair.generate(), trade.payee, runner, ledgers[0], system_clock, places)
         credit_key = KeyPair.generate() if any(term.order == "postpay" for term in trade.terms) else None
@@ -266,11 +262,7 @@ async def open_market(
         tasks.cancel_scope.cancel()
 
 
-<<<<<<< Updated upstream
 def _node_settings(url: str, models: tuple[str, ...], trade: Trade) -> NodeSettings:
-=======
-def _node_settings(trade: Trade, models: tuple[str, ...], url: str) -> NodeSettings:
->>>>>>> Stashed changes
     return NodeSettings(
         label="main",
         rows=tuple(price_row(model, trade.output_msat) for model in models),

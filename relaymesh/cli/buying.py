@@ -145,7 +145,6 @@ def wanted_chat(
         is_streamed=is_streamed,
         has_credit=bool(settings.client.credit_key_file),
     )
-<<<<<<< Updated upstream
     _check_askable(wanted)
     return wanted
 
@@ -156,15 +155,6 @@ def _check_askable(wanted: "Wanted") -> None:
 
     if wanted.settlement == "postpay" and not wanted.has_credit:
         raise UsageError("expected client.credit_key_file with postpay: a node lends only to keys that it knows")
-=======
-    _check_can_be_asked(wanted)
-    return wanted
-
-
-def _check_can_be_asked(wanted: "Wanted") -> None:
-    from pydantic import ValidationError
-
->>>>>>> Stashed changes
     try:
         wanted.to_request()
     except ValidationError:
