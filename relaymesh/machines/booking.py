@@ -5,7 +5,7 @@ before.
 """
 
 from relaymesh.machines.job_outcome import JobEnded
-from relaymesh.machines.records import JobRecord, JobState
+from relaymesh.machines.records import SESSION_ACCOUNT, JobRecord, JobState
 from relaymesh.market.outcomes import Outcome, Result, is_blameless, make_job_key, tell_outcome
 from relaymesh.nostr.event import PublicKey
 from relaymesh.protocol.evidence import SignedReceipt
@@ -30,6 +30,8 @@ def book_ended(ended: JobEnded, client: PublicKey, model: str, now: Timestamp) -
 
 def book_stored(job: JobRecord, receipt: SignedReceipt | None) -> Outcome | None:
     """What a job of the ledger says, with its receipt if there is one; None where it says nothing about the node."""
+    if job.job_type == SESSION_ACCOUNT:
+        return None  # the money of a prepaid session; its jobs speak for themselves
     at = Timestamp(job.created_at_ms // MILLISECONDS_PER_SECOND)
     return _judge(job.client, JobId(job.job_id), job.state, job.reason, job.model, job.charged_msat, receipt, at)
 

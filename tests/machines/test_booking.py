@@ -1,12 +1,13 @@
 """What a job of one's own says of its node: the same when it ends as when it is read from the ledger."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from relaymesh.machines.booking import book_ended, book_stored
 from relaymesh.machines.job_events import CancelRequested, RunnerStopped, SessionEnded
-from relaymesh.machines.records import EvidenceRecord, JobRecord, JobState
+from relaymesh.machines.records import SESSION_ACCOUNT, EvidenceRecord, JobRecord, JobState
 from relaymesh.market.outcomes import Outcome, Result
 from relaymesh.nostr.keys import verify
 from relaymesh.nostr.kinds import Kind
@@ -111,3 +112,9 @@ def test_a_job_without_a_record_is_half_a_job_and_an_open_one_none() -> None:
     without = book_stored(job[-1], None)
     assert without is not None and (without.result, without.has_record) == (Result.PARTIAL, False)
     assert job[0].state is JobState.OPEN and book_stored(job[0], None) is None
+
+
+def test_the_money_of_a_prepaid_session_says_nothing_about_its_node() -> None:
+    (*_, job) = [record for record in finished().client_ledger if isinstance(record, JobRecord)]
+    assert book_stored(job, None) is not None
+    assert book_stored(replace(job, job_type=SESSION_ACCOUNT), None) is None

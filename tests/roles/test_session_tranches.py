@@ -9,10 +9,12 @@ from relaymesh.errors import LedgerError
 from relaymesh.machines.records import SESSION_ACCOUNT, JobState, TrancheState
 from relaymesh.ports.ledger import JobQuery, LedgerJob
 from relaymesh.ports.ledger_audit import audit
+from relaymesh.ports.lightning import InvoiceRequest
 from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_lightning import FailPayment, HoldPayment
 from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.protocol.refusal import RefusalCode, refuse
+from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 from relaymesh.roles.client_jobs import OpenSession
 from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.units import AmountMsat
@@ -211,3 +213,51 @@ async def test_after_a_crash_a_session_s_account_closes_over_the_jobs_that_the_l
             for invariant in audit(jobs, (), (), now_ms=EPOCH_MS + 10**9, open_ms=0):
                 assert invariant.holds, invariant.broken
             assert sum(job.job.charged_msat for job in jobs) == received, "what was paid is not what was charged"
+
+
+async def test_an_invoice_for_the_session_is_nothing_where_each_job_is_paid_by_itself() -> None:
+    async with Market().open() as market:
+        await market.add_node()
+        async with market.client() as client:
+            session = await open_session(client)
+            assert session.contract.term.scope == "job"
+            invoice = InvoiceMessage(JobId(session.contract.session_id), 0, "prepay", "lntest", AmountMsat(1), 1, 0)
+            async with start_job(session) as job:
+                session.message_delivered(invoice)
+                text = "".join([data async for data in job.outputs()])
+                outcome = await job.wait_outcome()
+            assert outcome.state is JobState.DONE and text.split() == PROMPT.split()
+
+
+async def test_a_node_that_asks_for_money_before_any_job_gets_none() -> None:
+    async with Market().open() as market:
+        await market.add_node(settlement=(SESSION_TERM,))
+        async with market.client() as client:
+            session = await open_session(client, JOB)
+            label = InvoiceRequest("greedy", AmountMsat(TRANCHE_MSAT), "RelayMesh job", 60)
+            issued = await market.nodes[0].wallet.create_invoice(label)
+            session_id = JobId(session.contract.session_id)
+            invoice = InvoiceMessage(
+                session_id,
+                0,
+                "prepay",
+                issued.bolt11,
+                AmountMsat(TRANCHE_MSAT),
+                TRANCHE_MSAT,
+                1_000 * issued.expires_at,
+            )
+            session.message_delivered(invoice)
+            await anyio.sleep(30)
+            assert (await market.nodes[0].wallet.info()).balance_msat == 0
+
+
+async def test_who_says_too_much_about_a_session_s_money_loses_the_session() -> None:
+    async with Market().open() as market:
+        await market.add_node(settlement=(SESSION_TERM,))
+        async with market.client() as client:
+            session = await open_session(client, JOB)
+            session_id = JobId(session.contract.session_id)
+            for number in range(600):
+                session.message_delivered(ErrorMessage(session_id, refuse(RefusalCode.BUSY, str(number)), True))
+            await anyio.sleep(1)
+            assert session.is_closed
