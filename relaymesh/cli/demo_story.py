@@ -26,7 +26,7 @@ from relaymesh.ports.relays import Delivered
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.evidence import read_receipt
 from relaymesh.protocol.quote import Quote
-from relaymesh.roles.buying import Bought, Wanted, buy
+from relaymesh.roles.buying import Bought, SilentWatcher, Wanted, buy
 from relaymesh.roles.client import Client
 from relaymesh.units import AmountMsat
 
@@ -164,7 +164,7 @@ async def _buy(client: Client, wanted: Wanted, deliver: Any, report: DemoReport,
     screen.settled(job, bought.reason)
 
 
-class _Watcher:
+class _Watcher(SilentWatcher):
     """Puts what happens on the screen and into the report (`relaymesh.roles.buying.BuyingWatcher`)."""
 
     def __init__(self, report: DemoReport, screen: DemoScreen, labels: dict[str, str], job_type: str) -> None:

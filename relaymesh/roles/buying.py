@@ -30,7 +30,7 @@ from relaymesh.protocol.offer import PriceRow
 from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.roles.client import Client
-from relaymesh.roles.client_jobs import OpenSession
+from relaymesh.roles.client_jobs import OpenSession, RunningJob
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 BYTES_PER_TOKEN: Final = 2
@@ -160,6 +160,10 @@ class BuyingWatcher(Protocol):
         """A session was agreed on, on a settlement term chosen for a reason."""
         ...
 
+    def began(self, job: RunningJob) -> None:
+        """A job was begun; whoever cancels it still gets its outcome."""
+        ...
+
 
 class SilentWatcher:
     """Watches and says nothing."""
@@ -172,6 +176,9 @@ class SilentWatcher:
 
     def opened(self, contract: SessionContract, chosen_term: ChosenTerm | None) -> None:
         """A session was agreed on."""
+
+    def began(self, job: RunningJob) -> None:
+        """A job was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +257,7 @@ async def buy(
                 attempts.note(node, refusal)
         else:
             watching.opened(session.contract, session.chosen_term)
-            bought = await _run(session, wanted, deliver, attempts)
+            bought = await _run(session, wanted, deliver, attempts, watching)
             if bought is not None:
                 return bought
         if attempt + 1 < attempts_allowed:
@@ -259,7 +266,11 @@ async def buy(
 
 
 async def _run(
-    session: OpenSession, wanted: Wanted, deliver: Callable[[str], Awaitable[None]], attempts: _Attempts
+    session: OpenSession,
+    wanted: Wanted,
+    deliver: Callable[[str], Awaitable[None]],
+    attempts: _Attempts,
+    watching: BuyingWatcher,
 ) -> Bought | None:
     """Run the job in an open session; None when another node may be tried without paying twice."""
     contract = session.contract
@@ -277,6 +288,7 @@ async def _run(
             attempts.note(contract.node, refuse(RefusalCode.CANCELLED, session.close_reason))
             return None
         async with session.start_job(order, plan) as job:
+            watching.began(job)
             async for data in job.outputs():
                 await deliver(data)
             outcome = await job.wait_outcome()
