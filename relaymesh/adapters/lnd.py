@@ -203,10 +203,12 @@ class LndWallet:
         return finished
 
     async def _is_reached_privately(self) -> bool:
-        """Whether all channels are private: then an invoice has to show the way in."""
+        """Whether all channels are private: then an invoice has to show the way in. Asked anew until there is one."""
         if self._is_private is None:
             channels = read_rows(await self._link.call("GET", "/v1/channels", _CALL_SECONDS), "channels")
-            self._is_private = bool(channels) and all(channel.get("private") is True for channel in channels)
+            if not channels:
+                return False
+            self._is_private = all(channel.get("private") is True for channel in channels)
         return self._is_private
 
     async def _find(self, booked: BookedInvoice) -> dict[str, object]:

@@ -19,7 +19,7 @@ from relaymesh.adapters.lnd import LndWallet
 from relaymesh.adapters.lnd_file import load_lnd_connection
 from relaymesh.adapters.lnd_payments import GRACE_SECONDS
 from relaymesh.errors import LightningError
-from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
+from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan, lnd_commands
 from relaymesh.lightning_sim.lnd_rest import LndService, serve_lnd
 from relaymesh.ports.lightning import (
     BAD_INVOICE,
@@ -191,6 +191,26 @@ async def test_a_preimage_of_our_own_goes_to_lnd_whole_and_is_not_kept(town: Tow
         assert (await node.lookup_invoice(issued.label)).status is InvoiceStatus.OPEN
     with closing(sqlite3.connect(town.directory / "node.book")) as book:
         assert book.execute("SELECT preimage FROM invoice").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize(("kinds", "wanted"), [([True, True], True), ([True, False], False), ([], False)])
+async def test_an_invoice_shows_the_way_in_where_all_channels_are_private(
+    town: Town, monkeypatch: pytest.MonkeyPatch, kinds: list[bool], wanted: bool
+) -> None:
+    asked: list[bool] = []
+    add_invoice = lnd_commands._add_invoice
+
+    def note(simulation: Any, node: Any, given: Any, now_ms: int) -> Any:
+        asked.append(given["private"])
+        return add_invoice(simulation, node, given, now_ms)
+
+    monkeypatch.setattr(lnd_commands, "_add_invoice", note)
+    monkeypatch.setattr(lnd_commands, "describe_channels", lambda *_: {"channels": [{"private": k} for k in kinds]})
+    async with town.wallet("node") as node:
+        await node.create_invoice(_request())
+        monkeypatch.setattr(lnd_commands, "describe_channels", lambda *_: {"channels": [{"private": True}]})
+        await node.create_invoice(_request())
+    assert asked == [wanted, wanted or not kinds], "the first channel decides, once there is one"
 
 
 async def test_an_invoice_that_lnd_has_forgotten_is_over_or_absent_and_nobody_waits_for_it(town: Town) -> None:
