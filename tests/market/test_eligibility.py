@@ -235,6 +235,8 @@ def test_a_buyer_finds_eligible_exactly_what_the_node_would_quote(one: Candidate
     buyers_own = (Ineligibility.NOT_ALLOWED, Ineligibility.IGNORED, Ineligibility.REGION, Ineligibility.PROOF_OF_WORK)
     if exclusion is not None and exclusion.reason in (*buyers_own, Ineligibility.UNSEEN):
         return
+    if {term.form for term in one.offer.offer.settlement} & set(request.forms) == {"session"}:
+        return  # whether the job fits into the session's tranche is for the quote to say
     asked = QuoteRequest(
         offer_id=one.offer.event.id,
         offer_seq=one.offer.offer.seq,
