@@ -48,7 +48,7 @@ class Asking:
         entropy: For salts and nonces.
         effects: Where what is to be done is added.
         routed: The routers that open requests go to; None lets them go to everybody.
-        guarantor: Who vouches for the session key where `postpay` is asked for.
+        guarantor: Who vouches for the session key where `postpay` is asked for, and offered.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Asking:
 
     def ask(self, message: MarketMessage, choice: Choice, answers: EventId | None, now: Moment) -> None:
         """Ask one node something, sealed to it, with the work that its offer wants."""
-        node = choice.candidate.offer.node
-        if self._guarantor is not None:
+        node, offered = choice.candidate.offer.node, choice.candidate.offer.offer.settlement
+        if self._guarantor is not None and any(term.order == "postpay" for term in offered):
             message = self._guarantor.attach(message, node, now)
         draft = self._seal(message, node, answers, now)
         self._begin(Asked(choice, draft=draft), draft, choice.candidate.offer.offer.pow_bits, now)

@@ -121,6 +121,21 @@ def test_a_guarantee_is_shown_only_where_credit_is_asked_for() -> None:
     assert isinstance(request, QuoteRequest) and request.guarantee is None
 
 
+def test_a_guarantee_is_not_shown_to_a_node_that_lends_to_nobody() -> None:
+    node = seller(3)
+    (publish,) = opening_of(node, "postpay", "prepay").effects()
+    assert isinstance(publish, Publish)
+    request = open_message(publish.event, node.key)
+    assert isinstance(request, QuoteRequest) and "postpay" in request.settlement and request.guarantee is None
+
+
+def test_a_session_on_credit_is_not_opened_without_its_guarantee() -> None:
+    node = lender()
+    session_request = after_quote(node, opening_of(node, "postpay"))
+    assert "only to keys it knows" in refusal_of(node, with_guarantee(node, session_request, None))
+    assert not node.awaited
+
+
 # ── hostile guarantees, in the request for a quote and in the one for a session ──────────────────────────────────────
 
 
@@ -169,7 +184,7 @@ def refusal_of(node: Seller, request: VerifiedEvent) -> str:
 
 
 def with_guarantee(
-    node: Seller, event: VerifiedEvent, brought: dict[str, Any], signer: KeyPair = CLIENT
+    node: Seller, event: VerifiedEvent, brought: dict[str, Any] | None, signer: KeyPair = CLIENT
 ) -> VerifiedEvent:
     message = open_message(event, CLIENT)
     assert isinstance(message, QuoteRequest | SessionRequest)
