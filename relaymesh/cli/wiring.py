@@ -44,6 +44,7 @@ from relaymesh.roles.node_places import Places
 from relaymesh.roles.node_tools import NodeTools
 from relaymesh.roles.offering import price_rows, settlement_terms
 from relaymesh.roles.recovery import NodeRecovery, Recovered, recover_client
+from relaymesh.roles.spending import recall_payment_hashes
 from relaymesh.settings import Node as NodeOptions
 from relaymesh.settings import Settings, Surge
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
@@ -121,6 +122,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Client]:
             read_invoice=invoice_reader(info.network),
             clock=system_clock,
             payment_policy=payment_policy(settings.wallet),
+            known_payment_hashes=await recall_payment_hashes(ledger),
             experience=Experience(experience_settings(settings)),
         )
         chosen = ClientSettings(

@@ -176,6 +176,13 @@ def _believe(payment_hash: str, outcome: OutcomeT) -> OutcomeT | PaymentUnknown:
     return PaymentUnknown("the wallet says that it paid, and its preimage is not of the payment hash")
 
 
+async def recall_payment_hashes(ledger: Ledger) -> set[str]:
+    """Payment hashes that were used lately, which no invoice may repeat; the ledger itself takes none twice."""
+    jobs = await ledger.find_jobs(JobQuery(side="client"))
+    used = {tranche.payment_hash for job in jobs for tranche in job.tranches}
+    return (used | {each.payment_hash for each in await ledger.find_payments()}) - {""}
+
+
 def resolve(record: PaymentRecord, outcome: PaymentLookup) -> PaymentRecord:
     """A payment beside jobs, with what became of it."""
     match outcome:

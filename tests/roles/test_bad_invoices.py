@@ -10,13 +10,15 @@ from bolt11.models.signature import Signature
 from relaymesh.adapters import invoices
 from relaymesh.adapters.invoices import InvoiceDraft, encode_invoice, find_node_id
 from relaymesh.errors import RemoteProtocolError
-from relaymesh.machines.records import JobState, TrancheState
+from relaymesh.machines.records import JobState, PaymentRecord, TrancheRecord, TrancheState
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.ports.lightning import Invoice, InvoiceRequest
 from relaymesh.ports.memory_lightning import MemoryWallet
 from relaymesh.protocol.payment import DecodedInvoice, find_network_flaw
 from relaymesh.protocol.refusal import RefusalCode
+from relaymesh.roles.spending import recall_payment_hashes
 from relaymesh.units import AmountMsat, Timestamp
+from tests.conformance.ledger.records import make_job, make_payment, make_tranche
 from tests.roles.market import Market, loop_clock, purchase
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +128,23 @@ async def test_it_is_refused_in_a_sentence_and_no_payment_leaves(forgery: str) -
         assert await market.buyer.transactions(10) == () and market.buyer.balance_msat == 1_000_000
         (job,) = await market.client_ledger.find_jobs(JobQuery(side="client"))
         assert job.tranches == () and job.job.charged_msat == 0
+
+
+@pytest.mark.parametrize("record", [make_payment(payment_hash=HASH), make_tranche(payment_hash=HASH)])
+async def test_an_invoice_that_was_paid_before_a_restart_is_known_by_the_ledger(
+    record: PaymentRecord | TrancheRecord,
+) -> None:
+    async with Market().open() as market:
+        node = await market.add_node(lightning_node_id=find_node_id(SECRET))
+        node.tools.wallet = ForgingWallet(node.wallet, valid)
+        await market.client_ledger.write((make_job(), record))
+        async with market.client(read_invoice=read_regtest_invoice) as client:
+            client.tools.known_payment_hashes |= await recall_payment_hashes(market.client_ledger)
+            bought = await purchase(client)
+        outcome = bought.bought.outcome
+        assert outcome is not None and outcome.refusal is not None
+        assert "repeats the payment hash of another tranche" in outcome.refusal.reason
+        assert await market.buyer.transactions(10) == ()
 
 
 async def test_one_that_is_too_long_does_not_even_fit_a_message() -> None:
