@@ -110,7 +110,8 @@ class Account:
             tranches = [tranche for found in jobs for tranche in found.tranches]
             paid = sum(tranche.amount_msat for tranche in tranches if _is_spent(tranche))
             (term,) = quote.settlement
-            received = sum(self._value(quote, found, "delivered") for found in jobs)
+            # What came in clear counts, read or not; what came sealed counts once it was read.
+            received = sum(max(self._value(quote, found, what) for what in ("received", "delivered")) for found in jobs)
             sent = sum(self._value(quote, found, "output") + self._sealed_msat(found) for found in jobs)
             if paid - received > term.exposure_buyer_msat:
                 yield f"the buyer lost {paid - received} msat, and {term.exposure_buyer_msat} were at stake"

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
-from relaymesh.machines.job_events import JobClosed, ReadInvoice, Send, StartRunner
+from relaymesh.machines.job_events import JobClosed, ReadInvoice, Received, Send, StartRunner
 from relaymesh.machines.job_outcome import JobEnded
 from relaymesh.machines.machine import TransitionTable
 from relaymesh.machines.records import (
@@ -140,7 +140,10 @@ class WatchedDriver(Driver[Any, Any]):
         self._job_id = getattr(machine, "job_id", "")
 
     def tell(self, message: Any) -> None:
-        """What the wallet says is said twice where the plan says so."""
+        """What the wallet says is said twice where the plan says so; what output comes in is noted."""
+        if isinstance(message, Received) and isinstance(message.message, OutputMessage):
+            came = message.message
+            self.watch.note("received", job=came.job_id, number=came.number, data=came.data)
         if self.watch.plan.wallet == "twice" and isinstance(message, WALLET_ANSWERS):
             super().tell(message)
         super().tell(message)
