@@ -318,6 +318,7 @@ class Opening:
         if self._way != "directed" and not self._bids and self._chosen is None:
             self._move("not at the posted price" if self._way == "posted" else "no bid", _S.QUOTING)
             self._way = "directed"
+            self._forget_refused_credit()
             self._ask_for_quotes(now)
             return
         ranked = rank_bids(self._bids, self._selection, self._standings, now.timestamp)
@@ -336,6 +337,12 @@ class Opening:
             relays=self._relay_urls[:MAXIMUM_REPLY_RELAYS],
         )
         self._asking.ask(message, best.choice, best.event.id, now)
+
+    def _forget_refused_credit(self) -> None:
+        """Who would not work unpaid at its posted price may still quote what is paid beforehand."""
+        for node, refusal in tuple(self._refusals.items()):
+            if refusal.code is RefusalCode.PAYMENT_REQUIRED:
+                del self._refusals[node]
 
     def _take_accept(
         self, choice: Choice, request_id: EventId, event: VerifiedEvent, accept: SessionAccept, now: Moment

@@ -6,13 +6,14 @@ import pytest
 
 from relaymesh.machines.entropy import Entropy
 from relaymesh.machines.opening import Opening
-from relaymesh.machines.opening_events import OpeningFailed, SessionAgreed
+from relaymesh.machines.opening_events import OpeningFailed, QuoteArrived, SessionAgreed
 from relaymesh.market.bids import Way
 from relaymesh.market.request import SettlementPolicy
 from relaymesh.market.settlement_choice import accepted_terms
 from relaymesh.market.standing import Standing
 from relaymesh.nostr.keys import KeyPair, verify
 from relaymesh.protocol.offer import SettlementTerm
+from relaymesh.protocol.refusal import Refusal, RefusalCode
 from tests.machines.pair import CLIENT, moment
 from tests.machines.sellers import EPHEMERAL, RELAYS, Seller, agreed_in, converse, offer_of, selection_of
 
@@ -36,9 +37,10 @@ def negotiate(
     streamed: bool = False,
     limit: int = 0,
     standing: Standing | None = None,
+    has_credit: bool = False,
 ) -> list[object]:
     """Let a buyer who says this about settlement talk to a node; returns what the opening wants besides publishing."""
-    orders, scopes = accepted_terms(settlement, is_streamed=streamed)
+    orders, scopes = accepted_terms(settlement, is_streamed=streamed, has_credit=has_credit)
     selection = selection_of(node)
     request = replace(
         selection.request,
@@ -120,3 +122,11 @@ def test_at_a_posted_price_the_first_term_of_the_form_is_taken_since_nothing_is_
     assert agreed_in(negotiate(node, "directed", streamed=True)).contract.term.tranche_units == 1
     agreed = agreed_in(negotiate(seller_with(PREPAY, small), "posted", streamed=True))
     assert (agreed.chosen_term.index, agreed.contract.term.tranche_units) == (0, 16)
+
+
+def test_who_gets_no_credit_at_a_posted_price_is_quoted_what_is_paid_beforehand() -> None:
+    node = seller_with(SettlementTerm(order="postpay", tranche_units=16), PREPAY)
+    said = negotiate(node, "posted", standing=Standing(successes_milli=5_000), has_credit=True)
+    refused = [each.answer for each in said if isinstance(each, QuoteArrived) and isinstance(each.answer, Refusal)]
+    assert [each.code for each in refused] == [RefusalCode.PAYMENT_REQUIRED]
+    assert agreed_in(said).contract.term.form == "prepay"
