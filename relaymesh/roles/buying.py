@@ -202,7 +202,10 @@ class Bought:
 
 @dataclass(slots=True)
 class _Attempts:
-    """Who was tried and did not serve; who was only busy may be tried again when he said, if nobody else is left."""
+    """Who was tried and did not serve.
+
+    Who was only busy, or takes on no more unpaid work now, may be tried again when it said, if nobody else is left.
+    """
 
     ignored: set[PublicKey] = field(default_factory=set)
     tried: list[tuple[PublicKey, str]] = field(default_factory=list)
@@ -211,7 +214,7 @@ class _Attempts:
     def note(self, node: PublicKey, refusal: Refusal) -> None:
         self.ignored.add(node)
         self.tried.append((node, refusal.to_wire()))
-        if refusal.code is RefusalCode.BUSY and refusal.retry_in_ms is not None:
+        if refusal.code in (RefusalCode.BUSY, RefusalCode.PAYMENT_REQUIRED) and refusal.retry_in_ms is not None:
             self.busy[node] = refusal.retry_in_ms
 
     async def wait_for_room(self, selection: Selection) -> None:

@@ -1,11 +1,12 @@
 """Whole purchases under every form of settlement: which is chosen, that it serves, and that all agree on the money."""
 
+import anyio
 import pytest
 
 from relaymesh.machines.records import JobState, TrancheState
 from relaymesh.market.probation import NODE_OUTCOMES
 from relaymesh.market.request import SettlementPolicy
-from relaymesh.market.unpaid_work import UnpaidWork
+from relaymesh.market.unpaid_work import Reservation, UnpaidWork
 from relaymesh.nostr.keys import KeyPair
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.protocol.offer import SettlementTerm
@@ -122,3 +123,22 @@ async def test_a_node_that_would_have_too_much_at_stake_is_passed_over_for_one_t
         assert bought.bought.contract.node == small.key.public_key
         assert bought.bought.chosen_term is not None
         assert bought.bought.chosen_term.term.exposure_buyer_msat <= 120
+
+
+async def test_a_node_with_as_much_unpaid_work_as_it_takes_on_is_asked_again_when_it_said() -> None:
+    async with Market().open() as market, anyio.create_task_group() as tasks:
+        unpaid = UnpaidWork(AmountMsat(10_000))
+        others = unpaid.reserve(KeyPair.generate().public_key, None, "sealed", AmountMsat(10_000))
+        assert isinstance(others, Reservation)
+        await market.add_node(settlement=(SEALED, PREPAY), unpaid=unpaid)
+
+        async def finish_others() -> None:
+            await anyio.sleep(3)
+            unpaid.release(others)
+
+        tasks.start_soon(finish_others)
+        async with market.client() as client:
+            in_between = (await purchase(client)).bought
+            assert in_between.chosen_term is not None and in_between.chosen_term.term.form == "prepay"
+            bought = (await purchase(client, wanted(settlement="sealed"))).bought
+        assert bought.reason == "" and [reason[:16] for _, reason in bought.tried] == ["payment-required"]
