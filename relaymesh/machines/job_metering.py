@@ -46,14 +46,20 @@ class JobMeter:
         unit = self._contract.quote.row.unit
         return {"token": self._input_tokens, "byte": self._input_bytes}.get(unit, 0)
 
-    def grant(self) -> int | Refusal:
-        """How much output the job is granted, or why it is refused before anything is invoiced or run."""
+    def grant(self, prepaid_msat: AmountMsat = AmountMsat(0)) -> int | Refusal:
+        """How much output the job is granted, or why it is refused before anything is invoiced or run.
+
+        Args:
+            prepaid_msat: What is left of a prepaid session's money: it buys at the quoted price also when the quote is
+                no longer valid.
+        """
         contract, message, row = self._contract, self._message, self._contract.quote.row
         if message.model != row.model or message.job_type not in row.job_types:
             return refuse(RefusalCode.MODEL_NOT_OFFERED, "the session's quote is for another model or job type")
         if message.quote_id != contract.quote_event.id:
             return refuse(RefusalCode.OFFER_CHANGED, "the job names another quote than the session's")
-        if self.started_at_ms >= contract.quote.valid_until_ms:
+        is_expired = self.started_at_ms >= contract.quote.valid_until_ms
+        if is_expired and not prepaid_msat:
             return refuse(RefusalCode.EXPIRED, "the quote is no longer valid; ask for a new one")
         if row.output_msat > 0 and row.output_limit > 0 and message.output_units == 0:
             return refuse(RefusalCode.OVER_LIMIT, "the job asks for no output, which this price row cannot deliver")

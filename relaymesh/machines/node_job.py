@@ -122,7 +122,7 @@ class NodeJob:
         """Admit the job or refuse it, before anything is invoiced or run."""
         self._meter.started_at_ms = now.unix_ms
         row, message = self.contract.quote.row, self.message
-        granted = self._meter.grant()
+        granted = self._meter.grant(AmountMsat(0) if self._funds is None else self._funds.available_msat)
         if isinstance(granted, Refusal):
             self._move("refuse", _S.ENDED)
             self._effects += [self._error(granted), JobClosed(JobState.FAILED)]

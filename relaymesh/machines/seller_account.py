@@ -124,19 +124,19 @@ class SellerAccount:
     def _review(self, now: Moment) -> None:
         """Promise what is there, ask for what is missing, turn away whom nothing will come for."""
         self._effects += [FundsReserved(job_id) for job_id in self.funds.grant()]
-        amount_msat = self._amount_wanted()
+        amount_msat = self._amount_wanted(now)
         if amount_msat:
             self._settlement.receive(TrancheWanted(len(self._settlement.records), amount_msat, amount_msat), now)
             self._settle()
-        refusal = self._why_no_more()
+        refusal = self._why_no_more(now)
         while refusal is not None and self.funds.first_waiting is not None and not self.funds.promised_msat:
             self._turn_away(refusal)
             self._effects += [FundsReserved(job_id) for job_id in self.funds.grant()]
         self._close_if_done()
 
-    def _amount_wanted(self) -> AmountMsat:
+    def _amount_wanted(self, now: Moment) -> AmountMsat:
         """What to ask for now; 0 for nothing."""
-        if self._settlement.has_open or self._why_no_more() is not None:
+        if self._settlement.has_open or self._why_no_more(now) is not None:
             return AmountMsat(0)
         room = min(self._terms.tranche_msat, self._terms.exposure_msat - self.funds.balance_msat)
         waiting = self.funds.first_waiting
@@ -145,14 +145,16 @@ class SellerAccount:
             return AmountMsat(room)
         return AmountMsat(0)
 
-    def _why_no_more(self) -> Refusal | None:
-        """Why no further tranche will be paid; None while one may be."""
-        if self._refusal is None and len(self._settlement.records) >= self._terms.count:
-            if self._settlement.has_open:
-                return None
+    def _why_no_more(self, now: Moment) -> Refusal | None:
+        """Why no further tranche will be asked for; None while one may be, or may still be paid."""
+        if self._refusal is not None or self._settlement.has_open:
+            return self._refusal
+        if len(self._settlement.records) >= self._terms.count:
             reason = f"the session has had its {self._terms.count} tranches; open another"
             return refuse(RefusalCode.PAYMENT_REQUIRED, reason)
-        return self._refusal
+        if now.unix_ms >= self._contract.quote.valid_until_ms:
+            return refuse(RefusalCode.EXPIRED, "the session's quote is no longer valid; open another session")
+        return None
 
     def _turn_away(self, refusal: Refusal) -> bool:
         job_id: JobId | None = self.funds.turn_away()

@@ -78,8 +78,8 @@ class SessionPair(AccountPair):
             account=self.client,
         )
         self.clients[job.job_id] = job
-        self.client.receive(JobBegun(job.job_id), moment())
-        job.start(moment())
+        self.client.receive(JobBegun(job.job_id), moment(self.now_ms))
+        job.start(moment(self.now_ms))
         self.do_client_job(job)
         self.do_client()
 
@@ -89,7 +89,7 @@ class SessionPair(AccountPair):
         job_id = job_of(message)
         assert job_id is not None
         if job_id == JobId(self.agreed.session_id):
-            self.node.receive(Received(message), moment())
+            self.node.receive(Received(message), moment(self.now_ms))
         elif isinstance(message, JobMessage):
             job = NodeJob(
                 self.agreed,
@@ -101,10 +101,10 @@ class SessionPair(AccountPair):
                 funds=self.node.funds,
             )
             self.nodes[job_id] = job
-            job.start(moment())
+            job.start(moment(self.now_ms))
             self.do_node_job(job)
         elif job_id in self.nodes:
-            self.nodes[job_id].receive(Received(message), moment())
+            self.nodes[job_id].receive(Received(message), moment(self.now_ms))
             self.do_node_job(self.nodes[job_id])
         self.do_node()
 
@@ -124,27 +124,27 @@ class SessionPair(AccountPair):
             )
             message = MeteringMessage(NODE.sign(unsigned))
         if job_id in self.clients:
-            self.clients[job_id].receive(Received(message), moment())
+            self.clients[job_id].receive(Received(message), moment(self.now_ms))
             self.do_client_job(self.clients[job_id])
         self.do_client()
 
     def run_model(self, job_id: JobId) -> None:
         pieces, job = self.running[job_id], self.nodes[job_id]
         if pieces:
-            job.receive(RunnerProduced(pieces.popleft()), moment())
+            job.receive(RunnerProduced(pieces.popleft()), moment(self.now_ms))
         else:
             del self.running[job_id]
-            job.receive(RunnerFinished(7, 1, "stop"), moment())
+            job.receive(RunnerFinished(7, 1, "stop"), moment(self.now_ms))
         self.do_node_job(job)
         self.do_node()
 
     def end_session(self) -> None:
         """Jobs hear first that the session is over, then its accounts."""
         for client in self.clients.values():
-            client.receive(SessionEnded("the client is done"), moment())
+            client.receive(SessionEnded("the client is done"), moment(self.now_ms))
             self.do_client_job(client)
         for node in self.nodes.values():
-            node.receive(SessionEnded("the client is done"), moment())
+            node.receive(SessionEnded("the client is done"), moment(self.now_ms))
             self.do_node_job(node)
         super().end_session()
 
@@ -169,7 +169,7 @@ class SessionPair(AccountPair):
                 case JobEnded():
                     self.outcomes[job.job_id] = effect
                     self.booked[job.job_id] = effect.paid_msat
-                    self.client.receive(JobSettled(job.job_id), moment())
+                    self.client.receive(JobSettled(job.job_id), moment(self.now_ms))
                 case _:
                     raise AssertionError(f"a job of a session wants {effect}")
 
@@ -181,7 +181,7 @@ class SessionPair(AccountPair):
                 case Send(message):
                     self.to_client.append(message)
                 case FundsAsked() | JobSettled():
-                    self.node.receive(effect, moment())
+                    self.node.receive(effect, moment(self.now_ms))
                     self.do_node()
                 case StartRunner():
                     self.running[job.message.job_id] = deque(self.text_of(job.message))
@@ -195,12 +195,12 @@ class SessionPair(AccountPair):
     def tell_jobs(self, message: FundsChanged | FundsRefused) -> None:
         """The client's account tells every job."""
         for job in self.clients.values():
-            job.receive(message, moment())
+            job.receive(message, moment(self.now_ms))
             self.do_client_job(job)
 
     def tell_job(self, job_id: JobId, message: FundsReserved | FundsRefused) -> None:
         """The node's account tells one job."""
-        self.nodes[job_id].receive(message, moment())
+        self.nodes[job_id].receive(message, moment(self.now_ms))
         self.do_node_job(self.nodes[job_id])
 
     def text_of(self, message: JobMessage) -> tuple[str, ...]:

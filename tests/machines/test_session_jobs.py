@@ -18,7 +18,7 @@ from relaymesh.protocol.payment import PaymentUnknown
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 from relaymesh.units import AmountMsat
-from tests.machines.accounts import EXPOSURE_MSAT, last_account, session_contract
+from tests.machines.accounts import EXPOSURE_MSAT, AccountPair, last_account, session_contract
 from tests.machines.pair import BODY, Pair, moment, price_row
 from tests.machines.session_pair import SessionPair
 from tests.machines.test_session_funds import paid
@@ -177,3 +177,29 @@ def test_a_job_draws_no_more_than_it_was_promised_however_long_it_took() -> None
     share.receive(TrancheWanted(0, 10, plan.price(0)), moment())
     share.draw(10_000, AmountMsat(9_999))
     assert share.paid_msat == plan.price(0) == 20 and funds.balance_msat == 980
+
+
+def test_what_was_prepaid_buys_at_the_quoted_price_when_the_quote_has_expired_and_no_more_is_asked_for() -> None:
+    pair = completed(("text",))
+    pair.now_ms = 60_000
+    pair.texts = (("text",), *[("x" * 60,)] * 9)
+    pair.to_begin.extend(range(1, 10))
+    pair.settle()
+    ended = list(pair.outcomes.values())
+    assert [outcome.state for outcome in ended] == [JobState.DONE] * 7 + [JobState.FAILED] * 3
+    assert list(pair.wallets.paid.values()) == [1_000]
+    for outcome in ended[7:]:
+        assert outcome.refusal is not None and outcome.refusal.code is RefusalCode.EXPIRED
+
+
+def test_a_job_that_waits_for_money_when_the_quote_expires_is_told_so() -> None:
+    pair = AccountPair(((900, 900), (900, 900)), 2)
+    pair.begin()
+    pair.deliver_to_node()
+    pair.deliver_to_client()
+    pair.answer_payment()
+    pair.notice_payment()
+    pair.begin()
+    pair.now_ms = 60_000
+    pair.settle()
+    assert list(pair.drawn.values()) == [900, 0] and len(pair.wallets.paid) == 1
