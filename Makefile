@@ -115,7 +115,7 @@ NONE_YET := [ $$? -eq 5 ]
 real: $(STAMP_REAL) $(STAMP_NODE) ## Against other people's programs; what is absent is skipped here and fails in CI
 	@$(VENV_REAL)/bin/python -m pytest --quiet tests/real
 
-chaos: $(STAMP) ## Kill anything at any time
+chaos: $(STAMP) ## Kill either side at every step, and anything at any time
 	@$(BIN)/python -m pytest --quiet -m chaos --ignore=tests/real || $(NONE_YET)
 
 fuzz: $(STAMP) ## Every property again, unseeded and with many more examples

@@ -61,6 +61,7 @@ def sample(points: tuple[FaultPoint, ...]) -> list[object]:
     ]
 
 
+@pytest.mark.timeout(120)  # on a busy machine several waits of up to 20 s add up
 @pytest.mark.parametrize("point", sample(POINTS))
 def test_the_books_agree_whoever_dies_at(stages: Stages, point: FaultPoint) -> None:
     assert Case(stages.of(point.form), point).play().breaches() == []

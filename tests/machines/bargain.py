@@ -191,7 +191,8 @@ class Bargain(Pair):
                 case CreateInvoice():
                     answer = self.wallets.issue(effect, self.now)
                     is_refused = self.choose(20) == 19
-                    self.node.receive(InvoiceFailed(effect.tranche, "no") if is_refused else answer, self.now)
+                    for _ in range(1 + (self.choose(4) == 3)):
+                        self.node.receive(InvoiceFailed(effect.tranche, "no") if is_refused else answer, self.now)
                     self.do_node_effects()
                 case WatchInvoice(tranche, label):
                     self.watched[tranche] = label
