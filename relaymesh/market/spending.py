@@ -73,6 +73,7 @@ class SpendingBook:
         self._over: dict[str, int] = {}
         self._minutes: dict[int, int] = {}
         self._jobs: dict[str, tuple[int, int]] = {}
+        self._forget_at_ms = 0
 
     def recall(self, minutes: Iterable[tuple[int, AmountMsat]]) -> None:
         """Count what was spent before: when each minute began (Unix ms), and how much it was."""
@@ -158,7 +159,10 @@ class SpendingBook:
         self._minutes[minute] = self._minutes.get(minute, 0) + msat
 
     def _forget(self, now_ms: int) -> None:
-        """What no limit looks at any more."""
+        """What no limit looks at any more; looked for once a minute, since there may be much of it."""
+        if now_ms < self._forget_at_ms:
+            return
+        self._forget_at_ms = now_ms + MILLISECONDS_PER_MINUTE
         first = (now_ms - DAY_MS) // MILLISECONDS_PER_MINUTE
         for minute in [minute for minute in self._minutes if minute < first]:
             del self._minutes[minute]

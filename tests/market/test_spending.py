@@ -167,6 +167,16 @@ def test_a_limit_by_the_hour_is_free_again_after_an_hour_and_a_minute_at_most() 
     assert book.reserve("b", "", msat(1_000), NOW + HOUR_MS + MILLISECONDS_PER_MINUTE) is None
 
 
+def test_what_no_limit_looks_at_any_more_is_forgotten() -> None:
+    book = SpendingBook(SpendingLimits(job_msat=1_000))
+    for number in range(10):
+        assert book.reserve(f"{number}", "job", msat(100), NOW) is None
+        book.settle(f"{number}", msat(100), NOW)
+    assert book.reserve("late", "job", msat(1), NOW + DAY_MS - 1) is not None
+    assert book.reserve("late", "job", msat(1_000), NOW + DAY_MS + 2 * MILLISECONDS_PER_MINUTE) is None
+    assert (len(book._over), len(book._minutes), len(book._jobs)) == (0, 0, 0)
+
+
 def test_what_was_paid_counts_once_however_often_one_is_told() -> None:
     book = SpendingBook(SpendingLimits(hour_msat=1_000))
     book.reserve("a", "", msat(400), NOW)
