@@ -92,6 +92,11 @@ class BuyerAccount:
         return self._settlement.is_unknown
 
     @property
+    def committed_msat(self) -> AmountMsat:
+        """What was paid in this session, for whatever job, or may have been."""
+        return self._settlement.committed_msat
+
+    @property
     def doubtful_msat(self) -> AmountMsat:
         """What may yet turn out to have been paid."""
         return AmountMsat(self._settlement.committed_msat - self._settlement.paid_msat)

@@ -300,7 +300,7 @@ async def _run(
     if outcome.state is JobState.DONE:
         return Bought(outcome, contract, "", tuple(attempts.tried), session.chosen_term)
     reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
-    is_untouched = not outcome.observation.outputs and not outcome.committed_msat
+    is_untouched = not (outcome.observation.outputs or outcome.committed_msat or session.prepaid_msat)
     if outcome.state is JobState.FAILED and is_untouched and outcome.refusal and outcome.refusal.is_retryable:
         attempts.note(contract.node, outcome.refusal)
         return None

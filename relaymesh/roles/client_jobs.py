@@ -40,6 +40,7 @@ from relaymesh.roles.driver import Driver
 from relaymesh.roles.ordered_writes import OrderedWrites
 from relaymesh.roles.output_queue import OutputQueue
 from relaymesh.roles.session_driver import SessionDriver, job_of
+from relaymesh.units import AmountMsat
 
 FAREWELL_SECONDS: Final = 1
 MAXIMUM_MESSAGES_PER_JOB: Final = 2_048
@@ -204,6 +205,11 @@ class OpenSession:
                 tasks.start_soon(self._account.run, driver)
             task_status.started()
             await driver.run()
+
+    @property
+    def prepaid_msat(self) -> AmountMsat:
+        """What was or may have been prepaid for the whole session; 0 where each job is paid by itself."""
+        return AmountMsat(0) if self._account is None else self._account.machine.committed_msat
 
     def price(self, order: JobOrder) -> TranchePlan | Refusal:
         """The tranches of this job, as the session's quote prices them; a refusal where it does not fit."""

@@ -13,6 +13,9 @@ from relaymesh.machines.session_funds import SessionFunds
 from relaymesh.machines.session_shares import SellerShare
 from relaymesh.machines.settlement import TrancheWanted, agree_settlement
 from relaymesh.market.pricing import TranchePlan, cost
+from relaymesh.market.verification import verify_evidence
+from relaymesh.nostr.keys import verify
+from relaymesh.protocol.evidence_files import DisclosedQuote, PresentedEvidence
 from relaymesh.protocol.metering import MeteringRecord
 from relaymesh.protocol.payment import PaymentUnknown
 from relaymesh.protocol.refusal import RefusalCode, refuse
@@ -46,7 +49,10 @@ def test_in_every_order_of_events_each_job_draws_what_it_delivered_and_both_side
         price = cost(pair.agreed.quote.row, len(BODY), size)
         assert outcome.paid_msat == outcome.metering.record.charged_msat == price
         assert sum(tranche.units_used for tranche in outcome.metering.record.tranches) == size
-        assert outcome.is_verified
+        assert outcome.is_verified and outcome.receipt is not None
+        quote = DisclosedQuote(pair.agreed.quote_event, pair.agreed.quote_plaintext)
+        report = verify_evidence(PresentedEvidence(outcome.receipt, quote), verify)
+        assert report.holds, [check for check in report.checks if not check.holds]
     assert sorted(pair.delivered.values()) == sorted(text for pieces in texts if (text := "".join(pieces)))
     assert pair.most_at_stake <= EXPOSURE_MSAT
     pair.end_session()

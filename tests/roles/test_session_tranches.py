@@ -12,13 +12,24 @@ from relaymesh.ports.ledger_audit import audit
 from relaymesh.ports.lightning import InvoiceRequest
 from relaymesh.ports.memory_ledger import MemoryLedger
 from relaymesh.ports.memory_lightning import FailPayment, HoldPayment
+from relaymesh.ports.memory_runner import RunScript
 from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 from relaymesh.roles.client_jobs import OpenSession
 from relaymesh.roles.recovery import recover_client, recover_node
 from relaymesh.units import AmountMsat
-from tests.roles.market import EPOCH_MS, PROMPT, Market, MarketNode, loop_clock, open_session, start_job, wanted
+from tests.roles.market import (
+    EPOCH_MS,
+    PROMPT,
+    Market,
+    MarketNode,
+    loop_clock,
+    open_session,
+    purchase,
+    start_job,
+    wanted,
+)
 from tests.roles.test_recovery import CrashingLedger
 
 pytestmark = pytest.mark.anyio
@@ -261,3 +272,14 @@ async def test_who_says_too_much_about_a_session_s_money_loses_the_session() -> 
                 session.message_delivered(ErrorMessage(session_id, refuse(RefusalCode.BUSY, str(number)), True))
             await anyio.sleep(1)
             assert session.is_closed
+
+
+async def test_who_has_prepaid_a_session_pays_nobody_else_for_a_job_that_failed_there() -> None:
+    async with Market().open() as market:
+        for _ in range(2):
+            await market.add_node(settlement=(SESSION_TERM,), script=RunScript(fails_after=0))
+        async with market.client() as client:
+            bought = (await purchase(client, JOB)).bought
+        assert bought.outcome is not None and bought.outcome.state is JobState.FAILED
+        assert bought.outcome.paid_msat == 0 and not bought.tried
+        assert sum([(await node.wallet.info()).balance_msat for node in market.nodes]) == TRANCHE_MSAT
