@@ -21,7 +21,7 @@ import anyio
 import relaymesh.cli.application
 import relaymesh.cli.wiring as wiring
 from relaymesh.adapters import core_lightning, invoices, sql_ledger, websocket_connection
-from relaymesh.cli import main
+from relaymesh.cli import main, recovering, wallet_wiring
 from relaymesh.machines import invoice_checks
 from relaymesh.machines.job_events import CancelRequested
 from relaymesh.machines.job_settings import ClientJobSettings, NodeJobSettings
@@ -117,8 +117,11 @@ def _watch_wiring(watch: Watch) -> None:
         runner.watch = watch
         yield wiring.FoundRunner(runner, "the suite's own engine", (ECHO_MODEL,))
 
-    join["open_ledger"] = watched_context(open_ledger, lambda inner: WatchedLedger(inner, watch))
-    join["open_wallet"] = open_faulty_wallet
+    open_watched_ledger = watched_context(open_ledger, lambda inner: WatchedLedger(inner, watch))
+    for module in (wiring, recovering):
+        replace_part(module, "open_ledger", open_watched_ledger)
+    for module in (wiring, wallet_wiring):
+        replace_part(module, "open_wallet", open_faulty_wallet)
     join["open_runner"] = open_memory_runner
     join["ClientTools"] = lambda **options: _watched_tools(watch, ClientTools(**options))
     join["ClientSettings"] = lambda **options: ClientSettings(**{**options, "opening": OPENING, "session": SESSION})

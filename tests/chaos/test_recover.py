@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from relaymesh.machines.records import TrancheState
-from tests.chaos.fault_plan import FaultPlan
+from tests.chaos.fault_plan import MOMENTS, FaultPlan, When
 from tests.chaos.play import KILLED
 from tests.chaos.stage import Stage, read_books, set_stage
 from tests.cli.processes import Home
@@ -51,3 +51,27 @@ def test_what_was_kept_and_never_paid_is_not_read_and_said_so(stage: Stage) -> N
     ran = buyer.run("receipts", "recover")
     assert (ran.returncode, ran.stdout) == (1, "") and "tranche 0 was not paid" in ran.stderr
     assert buyer.run("ledger", "check", "--side", "client").returncode == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("when", MOMENTS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        "effect LookUpPayment",
+        "tranche PAYING settle PAID",
+        "tranche PAID account RELEASED",
+        "write JobRecord FAILED",
+        "write SealedRecord erased",
+    ],
+)
+def test_what_was_paid_is_read_even_by_who_dies_while_reading(stage: Stage, step: str, when: When) -> None:
+    buyer = kill_both(stage, "effect Pay")
+    plan = FaultPlan(stage.journal("recover"), step, when)
+    reading = stage.launcher.start(buyer, plan, "receipts", "recover")
+    assert reading.wait() == KILLED, f"`{step}` was not reached: {reading.errors.read_text()}"
+    again = buyer.run("receipts", "recover")
+    assert "word 00, " in reading.output.read_text() + again.stdout
+    assert again.stdout or step.startswith("write SealedRecord"), "what is not erased can be read again"
+    assert buyer.run("ledger", "check", "--side", "client").returncode == 0
+    assert read_books(buyer, "client").unresolved == []
