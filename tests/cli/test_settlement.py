@@ -50,8 +50,11 @@ def test_every_command_that_chooses_says_how_it_would_pay_and_why(buyer: Home) -
     assert read.returncode == 0 and read.stdout
     assert "[prepay: somebody reads along" in read.stderr
 
-    required = buyer.run("infer", "--settlement", "sealed", "What is a relay?")
-    assert required.returncode == 0 and "[sealed: the buyer requires it" in required.stderr
+    for form in ("sealed", "session"):
+        required = buyer.run("infer", "--settlement", form, "What is a relay?")
+        assert required.returncode == 0 and f"[{form}: the buyer requires it" in required.stderr, required.stderr
+    checked = buyer.run("ledger", "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_what_is_required_and_not_offered_is_not_bought(buyer: Home) -> None:
