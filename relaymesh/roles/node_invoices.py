@@ -32,10 +32,15 @@ class NodeInvoices:
         request = InvoiceRequest(
             wanted.label, wanted.amount_msat, wanted.description, wanted.expiry_seconds, wanted.preimage
         )
+        invoice = None
         try:
-            invoice = await self._wallet.create_invoice(request)
+            with anyio.move_on_after(wanted.expiry_seconds):  # one that takes longer than it would live is of no use
+                invoice = await self._wallet.create_invoice(request)
         except LightningError as error:
             self._tell(InvoiceFailed(wanted.tranche, str(error)))
+            return
+        if invoice is None:
+            self._tell(InvoiceFailed(wanted.tranche, f"the wallet said nothing in {wanted.expiry_seconds} s"))
             return
         expires_at_ms = invoice.expires_at * MILLISECONDS_PER_SECOND
         self._tell(InvoiceIssued(wanted.tranche, invoice.bolt11, invoice.payment_hash, expires_at_ms))
