@@ -192,11 +192,15 @@ class BuyerAccount:
         self._stop(refuse(RefusalCode.PAYMENT_MISMATCH, complaint))
 
     def _stop(self, refusal: Refusal) -> None:
-        """Nothing more is paid: the node hears of it, and the jobs that wait."""
+        """Nothing more is paid: the node hears of it and, where nothing is left to run on, the jobs that wait.
+
+        Where something is left, only the node knows whom it suffices for, and it tells the others.
+        """
         if self._refusal is None:
             self._refusal = refusal
-            said = farewell(JobId(self._contract.session_id), refusal)
-            self._effects += [Send(said), FundsRefused(refusal)]
+            self._effects.append(Send(farewell(JobId(self._contract.session_id), refusal)))
+            if not self.funds.balance_msat:
+                self._effects.append(FundsRefused(refusal))
 
     # ── money ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

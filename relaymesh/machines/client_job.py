@@ -145,7 +145,7 @@ class ClientJob:
 
     def receive(self, message: ClientJobInput, now: Moment) -> None:
         """Take in what came over the session, what the wallet said, or what the buyer wants."""
-        if self.state in (_S.READY, _S.ENDED):
+        if self.state in (_S.READY, _S.ENDED) or (isinstance(message, FundsRefused) and self.state is not _S.WAITING):
             return
         match message:
             case Received(session_message):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relaymesh.machines.client_job_interface import CLIENT_JOB_TRANSITIONS
 from relaymesh.machines.job_events import InvoiceRead, Received, Send
 from relaymesh.machines.records import JobRecord, JobState, Store
-from relaymesh.machines.session_funds import SessionFunds
+from relaymesh.machines.session_funds import FundsRefused, SessionFunds
 from relaymesh.machines.session_shares import SellerShare
 from relaymesh.machines.settlement import TrancheWanted, agree_settlement
 from relaymesh.market.pricing import TranchePlan, cost
@@ -209,3 +209,17 @@ def test_a_job_that_waits_for_money_when_the_quote_expires_is_told_so() -> None:
     pair.now_ms = 60_000
     pair.settle()
     assert list(pair.drawn.values()) == [900, 0] and len(pair.wallets.paid) == 1
+
+
+def test_a_job_that_runs_on_what_is_left_is_not_stopped_by_a_tranche_that_is_refused() -> None:
+    pair = completed(("some ", "text"))
+    pair.texts = (("some ", "text"), ("more ", "text"))
+    pair.to_begin.append(1)
+    pair.begin()
+    while not any(job.state.name == "STREAMING" for job in pair.clients.values()):
+        pair.possible_steps()[0]()
+    refusal = refuse(RefusalCode.PAYMENT_MISMATCH, "no more")
+    pair.tell_jobs(FundsRefused(refusal))
+    pair.node.receive(Received(ErrorMessage(JobId(pair.agreed.session_id), refusal, False)), moment())
+    pair.settle()
+    assert [outcome.state for outcome in pair.outcomes.values()] == [JobState.DONE] * 2
