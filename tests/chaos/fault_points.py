@@ -275,6 +275,7 @@ class FaultPoint:
         when: Before the step or after it.
         circumstances: How everybody behaves, so that the step is reached.
         again: The step at which the process is killed a second time, when it starts again; empty is never.
+        occurrence: At which occurrence of the step, from 1.
     """
 
     side: Side
@@ -283,9 +284,11 @@ class FaultPoint:
     when: When
     circumstances: Circumstances
     again: str = ""
+    occurrence: int = 1
 
     def __str__(self) -> str:
-        words = (self.form, self.side, self.when if self.step else "", self.step, f"again {self.again}")
+        step = f"second {self.step}" if self.occurrence == 2 else self.step
+        words = (self.form, self.side, self.when if self.step else "", step, f"again {self.again}")
         name = " ".join(word for word in words if word and word != "again ")
         return f"{name} ({self.circumstances})"
 
@@ -341,6 +344,12 @@ AGAIN: Final[dict[Side, tuple[str, tuple[str, ...]]]] = {
 }
 """By side: after which step it dies first, and at which steps of its recovery it dies again."""
 
+LATER: Final[dict[Side, tuple[str, ...]]] = {
+    "client": ("tranche INVOICED pay PAYING", effect_step("Pay"), "tranche PAYING settle PAID"),
+    "node": ("tranche OFFERED invoice INVOICED", "tranche INVOICED settle PAID", effect_step("CreateInvoice")),
+}
+"""Steps that come again with the second tranche of a job, when the first has been delivered."""
+
 WALLETS: Final = ("late", "lost", "fails", "lies", "silent", "twice")
 
 
@@ -357,6 +366,9 @@ def fault_points() -> Iterator[FaultPoint]:
         for side, (first, recovery) in AGAIN.items():
             point = FaultPoint(side, form, first, "after", ORDINARY)
             found += [replace(point, again=step) for step in recovery]
+        for side, later in LATER.items() if form != "session" else ():  # whose tranche outlasts the job
+            point = FaultPoint(side, form, "", "before", ORDINARY, occurrence=2)
+            found += [replace(point, step=step, when=when) for step in later for when in MOMENTS]
         for word in WALLETS:
             found.append(FaultPoint("client", form, "", "before", Circumstances(buyer_wallet=word)))
             found.append(FaultPoint("node", form, "", "before", Circumstances(node_wallet=word)))

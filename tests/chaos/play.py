@@ -67,9 +67,10 @@ class Case:
         around = self.point.circumstances
         if is_honest:
             return FaultPlan(journal)
+        occurrence = self.point.occurrence if step == self.point.step else 1
         if side == "client":
-            return FaultPlan(journal, step, when, wallet=around.buyer_wallet, buyer=around.buyer)
-        return FaultPlan(journal, step, when, wallet=around.node_wallet, runner=around.runner)
+            return FaultPlan(journal, step, when, occurrence, wallet=around.buyer_wallet, buyer=around.buyer)
+        return FaultPlan(journal, step, when, occurrence, wallet=around.node_wallet, runner=around.runner)
 
     def _wait_resolved(self) -> None:
         """The node resolves by itself whatever its clients left it with."""
