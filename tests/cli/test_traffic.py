@@ -65,7 +65,7 @@ def test_the_table_counts_by_kind_and_fits_any_terminal() -> None:
 
 
 def test_every_kind_of_the_market_has_a_name_and_no_other_is_listened_to() -> None:
-    assert {kind for kind in market_kinds() if kind < 10_000} == set(range(8_770, 8_775))
+    assert {kind for kind in market_kinds() if kind < 10_000} == set(range(8_770, 8_776))
     assert {kind for kind in market_kinds() if 20_000 < kind < 30_000} == set(range(28_770, 28_776))
     assert {kind for kind in market_kinds() if kind > 30_000} == set(range(38_770, 38_776))
 
