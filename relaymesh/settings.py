@@ -152,6 +152,7 @@ class Node:
         output_msat: The price of `per` output units.
         minimum_msat: What a job costs at least.
         output_tokens: The longest output of one job.
+        capabilities: What the model server does beyond plain text, and may be asked for: `tools`, `json`, `images`.
         settlement: How jobs may be paid, in order of preference: `prepay`, `sealed`, `postpay`, `session`.
         tranche_units: Output units that are paid at once, with `prepay` before they are delivered and with `postpay`
             after; 0 makes the whole job one tranche.
@@ -189,6 +190,7 @@ class Node:
     output_msat: int = 200
     minimum_msat: int = 1_000
     output_tokens: int = 1_024
+    capabilities: tuple[Literal["tools", "json", "images"], ...] = ()
     settlement: tuple[Literal["prepay", "sealed", "postpay", "session"], ...] = ("prepay", "sealed", "session")
     tranche_units: int = 1_024
     sealed_tranche_units: int = 4_096
@@ -233,6 +235,28 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where programs ask, in the shape of the OpenAI API, and who may.
+
+    Args:
+        host: The address on which programs connect.
+        port: The port on which programs connect; 0 takes a free one.
+        allow_remote: Also listen on an address that other machines reach; needs `keys_file`.
+        keys_file: A TOML file of API keys and their budgets, as `relaymesh gateway add-key` writes it; empty lets every
+            program on this machine ask.
+        origins: Web pages that may ask, as `https://example.org`, or `null` for a page in a file.
+        maximum_requests: Requests at the same time; more are told to come again.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8787
+    allow_remote: bool = False
+    keys_file: str = ""
+    origins: tuple[str, ...] = ()
+    maximum_requests: int = 256
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything."""
 
@@ -243,3 +267,4 @@ class Settings:
     client: Client = field(default_factory=Client)
     node: Node = field(default_factory=Node)
     router: Router = field(default_factory=Router)
+    gateway: Gateway = field(default_factory=Gateway)

@@ -7,6 +7,7 @@ import typer
 from relaymesh.cli.demo import demo
 from relaymesh.cli.explain import explain
 from relaymesh.cli.fraud import fraud_commands
+from relaymesh.cli.gateway import gateway_commands
 from relaymesh.cli.infer import infer
 from relaymesh.cli.keys import key_commands
 from relaymesh.cli.ledger import ledger_commands
@@ -59,6 +60,7 @@ application.command("manifest", short_help="Say what a machine can do, from a fi
 for name, commands in {
     "node": node_commands,
     "router": router_commands,
+    "gateway": gateway_commands,
     "relay": relay_commands,
     "wallet": wallet_commands,
     "lightning": lightning_commands,

@@ -51,7 +51,7 @@ class PriceRow(WireValue):
         minimum_msat: What a job costs at least.
         context_limit: Tokens of input and output together; 0 means the node does not say.
         output_limit: Output tokens of one job.
-        capabilities: What requests may ask for beyond plain text: `stream`, `tools`, `json`.
+        capabilities: What requests may ask for beyond plain text: `stream`, `tools`, `json`, `images`.
         data_collection: `deny` promises that prompts and outputs are neither kept nor used beyond the job.
     """
 

@@ -68,6 +68,7 @@ class Wanted:
         is_streamed: Whether somebody reads the output as it comes.
         has_credit: Whether nodes may lend to a key of the buyer's.
         keeps_session: Whether more jobs will follow in the session that is opened for this one.
+        token_bytes: What one token of output may come to; more where output is not plain text.
     """
 
     job_type: JobType
@@ -86,6 +87,7 @@ class Wanted:
     is_streamed: bool = False
     has_credit: bool = False
     keeps_session: bool = False
+    token_bytes: int = LONGEST_TOKEN_BYTES
 
     @property
     def counting(self) -> Policy:
@@ -99,7 +101,7 @@ class Wanted:
             input_tokens=size // BYTES_PER_TOKEN + 1,
             input_bytes=size,
             output_tokens=self.output_tokens,
-            output_bytes=self.output_tokens * LONGEST_TOKEN_BYTES,
+            output_bytes=self.output_tokens * self.token_bytes,
         )
         likely_tokens = -(-self.output_tokens // LIKELY_OUTPUT)
         estimate = JobShape(

@@ -60,9 +60,10 @@ def _term(order: Order, name: str, units: int, *, scope: Scope = "job") -> Settl
 def _rows_of(model: RunnerModel, settings: Node) -> list[PriceRow]:
     generating = tuple(job_type for job_type in model.job_types if job_type in GENERATING)
     reading = tuple(job_type for job_type in model.job_types if job_type not in GENERATING)
+    able = ("stream", *dict.fromkeys(settings.capabilities))
     rows = []
     if generating:
-        rows.append(_row(model, generating, settings, settings.output_msat, settings.output_tokens, ("stream",)))
+        rows.append(_row(model, generating, settings, settings.output_msat, settings.output_tokens, able))
     if reading:
         rows.append(_row(model, reading, settings, 0, 0, ()))
     return rows
