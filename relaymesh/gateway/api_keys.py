@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from relaymesh.adapters.budget_file import Budget, BudgetFile, Exhausted, Reserved
@@ -73,7 +74,7 @@ def read_keys(text: str, source: str) -> tuple[ApiKey, ...]:
     if unknown:
         raise UsageError(f"a key in {source} has {', '.join(sorted(known))}, and no {unknown[0]}")
     try:
-        keys = TypeAdapter(tuple[ApiKey, ...]).validate_python(tuple(entries))
+        keys = TypeAdapter(tuple[ApiKey, ...]).validate_json(orjson.dumps(entries), strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

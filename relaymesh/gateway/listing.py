@@ -58,17 +58,22 @@ def describe(name: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
         "quantizations": sorted({row.identity.quantization or "unknown" for row in rows}),
         "nodes": len(nodes),
         "free_nodes": len(free),
-        "pricing": [_prices(unit, [row for row in rows if row.unit == unit]) for unit in _units(rows)],
+        "pricing": [_prices(*alike) for alike in _alike(rows)],
     }
 
 
-def _units(rows: Iterable[PriceRow]) -> list[str]:
-    return sorted({row.unit for row in rows})
+def _alike(rows: Iterable[PriceRow]) -> list[tuple[tuple[str, ...], str, list[PriceRow]]]:
+    """The rows by what they are for and in which unit."""
+    found: dict[tuple[tuple[str, ...], str], list[PriceRow]] = {}
+    for row in rows:
+        found.setdefault((tuple(sorted(row.job_types)), row.unit), []).append(row)
+    return [(job_types, unit, found[job_types, unit]) for job_types, unit in sorted(found)]
 
 
-def _prices(unit: str, rows: Sequence[PriceRow]) -> dict[str, Any]:
-    """Prices in one unit, in msat per million of it, rounded up: the lowest, the middle one, nine of ten."""
+def _prices(job_types: tuple[str, ...], unit: str, rows: Sequence[PriceRow]) -> dict[str, Any]:
+    """Prices of one kind, in msat per million units, rounded up: the lowest, the middle one, nine of ten."""
     return {
+        "job_types": list(job_types),
         "unit": unit,
         "per": PER,
         "input_msat": _spread([-(-row.input_msat * PER // row.per) for row in rows]),
