@@ -90,7 +90,7 @@ class SessionPair(AccountPair):
         assert job_id is not None
         if job_id == JobId(self.agreed.session_id):
             self.node.receive(Received(message), moment(self.now_ms))
-        elif isinstance(message, JobMessage):
+        elif isinstance(message, JobMessage) and job_id not in self.nodes:
             job = NodeJob(
                 self.agreed,
                 message,

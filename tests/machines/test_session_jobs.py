@@ -1,6 +1,7 @@
 """Jobs of a prepaid session, machine against machine: every order of events, every lie in a metering record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,17 +12,17 @@ from relaymesh.machines.job_events import InvoiceRead, Received, Send
 from relaymesh.machines.records import JobRecord, JobState, Store
 from relaymesh.machines.session_funds import FundsRefused, SessionFunds
 from relaymesh.machines.session_shares import SellerShare
-from relaymesh.machines.settlement import TrancheWanted, agree_settlement
+from relaymesh.machines.settlement import CreateInvoice, TrancheWanted, agree_settlement
 from relaymesh.market.pricing import TranchePlan, cost
 from relaymesh.market.verification import verify_evidence
 from relaymesh.nostr.keys import verify
 from relaymesh.protocol.evidence_files import DisclosedQuote, PresentedEvidence
 from relaymesh.protocol.metering import MeteringRecord
-from relaymesh.protocol.payment import PaymentUnknown
+from relaymesh.protocol.payment import DecodedInvoice, PaymentUnknown
 from relaymesh.protocol.refusal import RefusalCode, refuse
 from relaymesh.protocol.session_messages import ErrorMessage, InvoiceMessage, JobId
 from relaymesh.units import AmountMsat
-from tests.machines.accounts import EXPOSURE_MSAT, AccountPair, last_account, session_contract
+from tests.machines.accounts import EXPOSURE_MSAT, TRANCHE_MSAT, AccountPair, last_account, session_contract
 from tests.machines.pair import BODY, Pair, moment, price_row
 from tests.machines.session_pair import SessionPair
 from tests.machines.test_session_funds import paid
@@ -223,3 +224,57 @@ def test_a_job_that_runs_on_what_is_left_is_not_stopped_by_a_tranche_that_is_ref
     pair.node.receive(Received(ErrorMessage(JobId(pair.agreed.session_id), refusal, False)), moment())
     pair.settle()
     assert [outcome.state for outcome in pair.outcomes.values()] == [JobState.DONE] * 2
+
+
+MISHAPS = (
+    "nothing",
+    "nothing",
+    "an invoice without need",
+    "lose for the client",
+    "lose for the node",
+    "twice for the client",
+    "twice for the node",
+)
+
+
+def invoice_without_need(pair: SessionPair) -> InvoiceMessage:
+    """What a node may say that wants more than it needs: the client's next tranche, whole."""
+    tranche, number = len(pair.wallets.paid), len(pair.wallets.invoices)
+    wanted = CreateInvoice(tranche, f"greedy {number}", AmountMsat(TRANCHE_MSAT), "RelayMesh job", 60)
+    issued = pair.wallets.issue(wanted, moment())
+    session_id, amount = JobId(pair.agreed.session_id), AmountMsat(TRANCHE_MSAT)
+    return InvoiceMessage(session_id, tranche, "prepay", issued.bolt11, amount, TRANCHE_MSAT, issued.expires_at_ms)
+
+
+@settings(max_examples=60)
+@given(st.data(), TEXTS, st.integers(1, 4))
+def test_whatever_is_lost_said_twice_or_lied_about_no_more_is_at_stake_than_stated(
+    data: st.DataObject, texts: tuple[tuple[str, ...], ...], concurrent: int
+) -> None:
+    def forge(message: InvoiceMessage, decoded: DecodedInvoice) -> tuple[InvoiceMessage, DecodedInvoice]:
+        amount = AmountMsat(data.draw(st.sampled_from((message.msat, 0, 1, 250, 1_000, 1_001, 1_250, 5_000))))
+        is_told = data.draw(st.booleans())
+        return replace(message, msat=amount), replace(decoded, amount_msat=amount if is_told else message.msat)
+
+    pair = SessionPair(texts=texts, concurrent=concurrent, forge=forge)
+    for _ in range(80):
+        steps = pair.possible_steps()
+        if not steps:
+            break
+        mishap = data.draw(st.sampled_from(MISHAPS))
+        queue = pair.to_client if mishap.endswith("client") else pair.to_node
+        if mishap.startswith("lose") and queue:
+            queue.popleft()
+        elif mishap == "twice for the client" and pair.to_client:
+            pair.to_client.append(pair.to_client[0])
+        elif mishap == "twice for the node" and pair.to_node:
+            pair.to_node.append(pair.to_node[0])
+        elif mishap == "an invoice without need":
+            pair.to_client.append(invoice_without_need(pair))
+        else:
+            steps[data.draw(st.integers(0, len(steps) - 1))]()
+        funds = pair.node.funds
+        assert pair.most_at_stake <= EXPOSURE_MSAT, "the buyer has more at stake than the quote states"
+        assert funds.drawn_msat <= funds.paid_msat, "what was not paid was drawn"
+        assert funds.promised_msat <= funds.balance_msat, "the same money was promised twice"
+        assert pair.client.funds.drawn_msat <= sum(pair.wallets.paid.values())
