@@ -155,7 +155,7 @@ RULES: Final = (
     Rule(("client",), ("client job WAITING end-of-output ENDING",), NO_OUTPUT),
     Rule(("client",), ("client job WAITING stop ENDING",), RUNNER_BREAKS, ("postpay",)),
     Rule(("client",), ("client job WAITING stop ENDING", "client job ENDING account ENDED"), UNPAID),
-    Rule(("client",), ("client job STREAMING stop ENDING",), RUNNER_FAILS),
+    Rule(("client",), ("client job STREAMING stop ENDING",), CANCELLED),
     Rule(("client",), ("client job ENDING payment-in-doubt DOUBTING", "client job DOUBTING account ENDED"), SILENT),
     Rule(("node",), ("node job READY begin RUNNING",), ORDINARY, IN_ARREARS),
     Rule(("node",), ("node job READY begin RUNNING",), "nothing is run before it is paid under this form"),
