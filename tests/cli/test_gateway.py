@@ -19,19 +19,9 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def lines_of(page: str) -> list[list[str]]:
-    """The page's commands, each as its words; one ends where its quotes are closed and no backslash follows."""
-    found: list[list[str]] = []
-    for block in BLOCK.findall(tree.text_of(page) or ""):
-        kept = ""
-        for line in block.replace("\\\n", " ").splitlines():
-            kept = f"{kept}\n{line}" if kept else line
-            try:
-                found.append(shlex.split(kept, comments=True))
-            except ValueError:  # a quote is still open
-                continue
-            kept = ""
-        assert not kept
-    return found
+    """The page's commands, each as its words."""
+    blocks = [block.replace("\\\n", " ") for block in BLOCK.findall(tree.text_of(page) or "")]
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
 def curl(words: list[str]) -> httpx.Response:
@@ -98,15 +88,16 @@ def test_every_line_of_the_page_on_buying_does_what_it_says(short_path: Path) ->
         reader = Reader(short_path, stack)
         for words in lines_of(PAGE):
             reader.follow(words)
-        models, whole, streamed, embedded, chosen = reader.answers
+        models, whole, streamed, embedded, explained, short = reader.answers
         without, with_key = reader.ask(), reader.ask(authorization=f"Bearer {reader.keys[0]}")
         ended = reader.stop_gateway()
         listed = reader.home.run("receipts", "list", "--json")
-    assert [each.status_code for each in reader.answers] == [200] * 5, [each.text for each in reader.answers]
+    assert [each.status_code for each in reader.answers] == [200] * 6, [each.text for each in reader.answers]
     assert models.json()["data"][0]["id"] == whole.json()["model"] == "relaymesh-tiny"
     assert streamed.text.endswith("data: [DONE]\n\n")
     assert len(embedded.json()["data"]) == 2
-    assert chosen.json()["relaymesh"]["explanation"]["policy"] == "price"
+    assert explained.json()["relaymesh"]["explanation"]["budget_msat"] == 20_000
+    assert short.json()["usage"]["completion_tokens"] <= 16
     assert (without.status_code, with_key.status_code) == (401, 200)
     assert whole.headers["x-relaymesh-receipt"] in listed.stdout
     assert ended.process.returncode == 130
