@@ -12,8 +12,9 @@ import orjson
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from relaymesh.errors import RelayMeshError
 from relaymesh.gateway.answers import END_OF_STREAM, Answer, Naming, event, finish_reason_of, usage_of
-from relaymesh.gateway.failures import BROKEN, Failure
+from relaymesh.gateway.failures import BROKEN, INTERNAL, Failure
 from relaymesh.gateway.purchase import Purchase, Result
 from relaymesh.gateway.requests import Asked
 from relaymesh.market.explanation import explain
@@ -36,7 +37,7 @@ class Reply:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_reader, receive)
             with Contained("gateway"):
-                result = await self._purchase.run(lambda data: self._deliver(data, send))
+                result = await self._buy(send)
             tasks.cancel_scope.cancel()
         if result is None:
             result = Result(None, BROKEN)
@@ -47,6 +48,12 @@ class Reply:
             await self._end_stream(result, send)
         else:
             await self._whole(result)(scope, receive, send)
+
+    async def _buy(self, send: Send) -> Result:
+        try:
+            return await self._purchase.run(lambda data: self._deliver(data, send))
+        except RelayMeshError as error:  # of our own making, in words for a person
+            return Result(None, Failure(INTERNAL, "not_served", str(error), is_paid=self._has_begun))
 
     async def _watch_reader(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
