@@ -1,7 +1,8 @@
 """Buying one job: choose, open a session, run, and go to the next node while nothing was delivered and nothing paid.
 
 Failing over is transparent only before the first output; after it the partial result stands, signed and paid for what
-arrived, and whoever asked decides what to do about the rest.
+arrived, and whoever asked decides what to do about the rest. A session is for this job alone, unless somebody keeps
+sessions (`relaymesh.roles.session_pool`).
 """
 
 import json
@@ -31,6 +32,7 @@ from relaymesh.protocol.quote import JobShape
 from relaymesh.protocol.refusal import Refusal, RefusalCode, refuse
 from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import OpenSession, RunningJob
+from relaymesh.roles.session_keeping import OneJobEach, SessionKeeper
 from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat
 
 BYTES_PER_TOKEN: Final = 2
@@ -44,10 +46,28 @@ LIKELY_OUTPUT: Final = 2
 ORDINARY_PARAMETERS: Final = frozenset(("messages", "prompt", "input", "model", "max_tokens", "stream"))
 """What every row takes without saying so."""
 ATTEMPTS: Final = 3
+OF_THE_JOB: Final = frozenset(
+    (RefusalCode.BUSY, RefusalCode.OVER_LIMIT, RefusalCode.OVER_BUDGET, RefusalCode.UNSUPPORTED_PARAMETER)
+)
+"""Refusals that say nothing against the session."""
+OF_THE_SESSION: Final = frozenset(
+    (
+        RefusalCode.EXPIRED,
+        RefusalCode.OFFER_CHANGED,
+        RefusalCode.CANCELLED,
+        RefusalCode.OVER_LIMIT,
+        RefusalCode.OVER_BUDGET,
+        RefusalCode.PAYMENT_REQUIRED,
+    )
+)
+"""Refusals that, in a session that is not new, say nothing against its node: it may serve in another."""
 LONGEST_RETRY_MS: Final = 10_000
 """Whoever is busy for longer than this is not waited for."""
 MAXIMUM_BODY_BYTES: Final = 1_900_000
 """What fits a session's parts, escaping included."""
+
+Deliver = Callable[[str], Awaitable[None]]
+"""Awaited with every piece of output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +233,11 @@ class _Attempts:
     tried: list[tuple[PublicKey, str]] = field(default_factory=list)
     busy: dict[PublicKey, int] = field(default_factory=dict)
 
-    def note(self, node: PublicKey, refusal: Refusal) -> None:
-        self.ignored.add(node)
+    def note(self, node: PublicKey, refusal: Refusal, *, is_kept_session: bool = False) -> None:
         self.tried.append((node, refusal.to_wire()))
+        if is_kept_session and refusal.code in OF_THE_SESSION:
+            return
+        self.ignored.add(node)
         if refusal.code in (RefusalCode.BUSY, RefusalCode.PAYMENT_REQUIRED) and refusal.retry_in_ms is not None:
             self.busy[node] = refusal.retry_in_ms
 
@@ -232,10 +254,14 @@ class _Attempts:
 async def buy(
     client: Client,
     wanted: Wanted,
-    deliver: Callable[[str], Awaitable[None]],
+    deliver: Deliver,
     watcher: BuyingWatcher | None = None,
+    keeper: SessionKeeper | None = None,
 ) -> Bought:
     """Buy one job; `deliver` is awaited with every piece of output.
+
+    Args:
+        keeper: Who keeps sessions from job to job; None opens one for this job and closes it.
 
     Returns:
         How it ended. It raises only what the ledger raises, and UsageError for a body that is too long; everything
@@ -244,66 +270,115 @@ async def buy(
     size = len(wanted.body.encode())
     if size > MAXIMUM_BODY_BYTES:
         raise UsageError(f"a job's body must be at most {MAXIMUM_BODY_BYTES} bytes, this one has {size}; shorten it")
-    watching = watcher or SilentWatcher()
-    attempts = _Attempts()
-    counting, attempts_allowed = wanted.counting, wanted.preferences.count(ATTEMPTS)
-    for attempt in range(attempts_allowed):
-        request = replace(wanted, ignore=wanted.ignore | attempts.ignored).to_request()
-        count = wanted.preferences.count(client.candidates)
-        selection = await client.wait_for_choice(request, policy=counting, count=count)
-        watching.chose(selection)
-        if not selection.chosen:
-            nothing = explain(selection).sentence() if client.market.is_in_view else client.market.unreachable
-            reason = attempts.tried[-1][1] if attempts.tried else nothing
-            return Bought(None, None, reason, tuple(attempts.tried))
-        session = await client.open_session(selection, watching.quoted)
+    return await _Purchase(client, wanted, deliver, watcher or SilentWatcher(), keeper or OneJobEach()).run()
+
+
+@dataclass(slots=True)
+class _Purchase:
+    """One job on its way from node to node."""
+
+    client: Client
+    wanted: Wanted
+    deliver: Deliver
+    watching: BuyingWatcher
+    keeper: SessionKeeper
+    attempts: _Attempts = field(default_factory=_Attempts)
+
+    async def run(self) -> Bought:
+        """Try one session that is open already, if there is one; then open so many as may be tried."""
+        attempts, left, may_reuse = self.attempts, self.wanted.preferences.count(ATTEMPTS), True
+        while left:
+            selection = await self._choose()
+            if not selection.chosen:
+                return self._nothing(selection)
+            session = self.keeper.find(selection) if may_reuse else None
+            is_kept, may_reuse = session is not None, False
+            if session is None:
+                left -= 1
+                session = await self._open(selection)
+            if session is not None:
+                bought = await self._run(session, is_kept=is_kept)
+                if bought is not None:
+                    return bought
+            if left and not is_kept:
+                await attempts.wait_for_room(selection)
+        return Bought(None, None, attempts.tried[-1][1], tuple(attempts.tried))
+
+    async def _choose(self) -> Selection:
+        wanted = self.wanted
+        request = replace(wanted, ignore=wanted.ignore | self.attempts.ignored).to_request()
+        count = wanted.preferences.count(self.client.candidates)
+        selection = await self.client.wait_for_choice(request, policy=wanted.counting, count=count)
+        self.watching.chose(selection)
+        return selection
+
+    def _nothing(self, selection: Selection) -> Bought:
+        market, tried = self.client.market, tuple(self.attempts.tried)
+        nothing = explain(selection).sentence() if market.is_in_view else market.unreachable
+        return Bought(None, None, tried[-1][1] if tried else nothing, tried)
+
+    async def _open(self, selection: Selection) -> OpenSession | None:
+        session = await self.client.open_session(selection, self.watching.quoted)
         if isinstance(session, OpeningFailed):
             for node, refusal in session.refusals:
-                attempts.note(node, refusal)
-        else:
-            watching.opened(session.contract, session.chosen_term)
-            bought = await _run(session, wanted, deliver, attempts, watching)
-            if bought is not None:
-                return bought
-        if attempt + 1 < attempts_allowed:
-            await attempts.wait_for_room(selection)
-    return Bought(None, None, attempts.tried[-1][1], tuple(attempts.tried))
+                self.attempts.note(node, refusal)
+            return None
+        return session
+
+    async def _run(self, session: OpenSession, *, is_kept: bool) -> Bought | None:
+        """Run the job in an open session; None when another may be tried without paying twice."""
+        contract, attempts = session.contract, self.attempts
+        self.watching.opened(contract, session.chosen_term)
+        order = self._order(contract, is_kept=is_kept)
+        prepaid_msat, outcome = session.prepaid_msat, None
+        self.keeper.begin(session, order.maximum_msat)
+        try:
+            plan = session.price(order)
+            if isinstance(plan, Refusal) or session.is_closed:
+                closed = refuse(RefusalCode.CANCELLED, session.close_reason)
+                attempts.note(contract.node, plan if isinstance(plan, Refusal) else closed, is_kept_session=is_kept)
+                return None
+            async with session.start_job(order, plan) as job:
+                self.watching.began(job)
+                async for data in job.outputs():
+                    await self.deliver(data)
+                outcome = await job.wait_outcome()
+        finally:
+            await self.keeper.finish(session, order.maximum_msat, is_sound=outcome is not None and _is_sound(outcome))
+        if outcome.state is JobState.DONE:
+            return Bought(outcome, contract, "", tuple(attempts.tried), session.chosen_term)
+        is_untouched = not (
+            outcome.observation.outputs or outcome.committed_msat or session.prepaid_msat > prepaid_msat
+        )
+        if (
+            outcome.state is JobState.FAILED
+            and is_untouched
+            and outcome.refusal
+            and _may_go_on(outcome.refusal, is_kept)
+        ):
+            attempts.note(contract.node, outcome.refusal, is_kept_session=is_kept)
+            return None
+        reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
+        return Bought(outcome, contract, reason, tuple(attempts.tried), session.chosen_term)
+
+    def _order(self, contract: SessionContract, *, is_kept: bool) -> JobOrder:
+        """The job for this session; what it may cost was quoted, unless the session was opened for another."""
+        row, maximum_msat = contract.quote.row, self.wanted.maximum_msat
+        limit = None if is_kept else contract.quote.max_msat
+        if limit is None:  # at a posted price nobody has said it either, so it is reckoned as the node would have done
+            limit = price_ceiling(row, self.wanted.to_request().shape, maximum_msat)
+        return self.wanted.to_order(row, maximum_msat if limit is None else min(limit, maximum_msat))
 
 
-async def _run(
-    session: OpenSession,
-    wanted: Wanted,
-    deliver: Callable[[str], Awaitable[None]],
-    attempts: _Attempts,
-    watching: BuyingWatcher,
-) -> Bought | None:
-    """Run the job in an open session; None when another node may be tried without paying twice."""
-    contract = session.contract
-    limit = contract.quote.max_msat
-    if limit is None:  # at a posted price nobody has said it, so it is reckoned as the node would have done
-        limit = price_ceiling(contract.quote.row, wanted.to_request().shape, wanted.maximum_msat)
-    maximum_msat = wanted.maximum_msat if limit is None else min(limit, wanted.maximum_msat)
-    order = wanted.to_order(contract.quote.row, maximum_msat)
-    try:
-        plan = session.price(order)
-        if isinstance(plan, Refusal):
-            attempts.note(contract.node, plan)
-            return None
-        if session.is_closed:
-            attempts.note(contract.node, refuse(RefusalCode.CANCELLED, session.close_reason))
-            return None
-        async with session.start_job(order, plan) as job:
-            watching.began(job)
-            async for data in job.outputs():
-                await deliver(data)
-            outcome = await job.wait_outcome()
-    finally:
-        await session.aclose()
-    if outcome.state is JobState.DONE:
-        return Bought(outcome, contract, "", tuple(attempts.tried), session.chosen_term)
-    reason = outcome.refusal.to_wire() if outcome.refusal is not None else outcome.state.value
-    is_untouched = not (outcome.observation.outputs or outcome.committed_msat or session.prepaid_msat)
-    if outcome.state is JobState.FAILED and is_untouched and outcome.refusal and outcome.refusal.is_retryable:
-        attempts.note(contract.node, outcome.refusal)
-        return None
-    return Bought(outcome, contract, reason, tuple(attempts.tried), session.chosen_term)
+def _is_sound(outcome: JobEnded) -> bool:
+    """Whether nothing about a job's end speaks against the session that it ran in."""
+    if outcome.complaints:
+        return False
+    if outcome.state is JobState.FAILED and outcome.refusal is not None:
+        return outcome.observation.was_refused and outcome.refusal.code in OF_THE_JOB
+    return outcome.state in (JobState.DONE, JobState.CANCELLED)
+
+
+def _may_go_on(refusal: Refusal, is_kept: bool) -> bool:
+    """Whether another session may serve what was refused so."""
+    return refusal.is_retryable or (is_kept and refusal.code in OF_THE_JOB | OF_THE_SESSION)

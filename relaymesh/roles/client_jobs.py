@@ -193,7 +193,7 @@ class OpenSession:
         self._driver: SessionDriver | None = None
         self._tasks: TaskGroup | None = None
         self._account = open_client_account(contract, tools, self._tell_jobs)
-        self.is_closed = False
+        self.is_closed = self._is_connected = False
         self.close_reason = ""
 
     async def run(self, driver: SessionDriver, *, task_status: TaskStatus[None]) -> None:
@@ -210,6 +210,19 @@ class OpenSession:
     def prepaid_msat(self) -> AmountMsat:
         """What was or may have been prepaid for the whole session; 0 where each job is paid by itself."""
         return AmountMsat(0) if self._account is None else self._account.machine.committed_msat
+
+    @property
+    def balance_msat(self) -> AmountMsat:
+        """What is prepaid for the whole session and was not drawn yet."""
+        return AmountMsat(0) if self._account is None else self._account.machine.funds.balance_msat
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a further job may begin: the node is there, and we know of all our money and go on paying."""
+        if self.is_closed or not self._is_connected:
+            return False
+        money = None if self._account is None else self._account.machine
+        return money is None or (money.refusal is None and not money.is_unknown)
 
     def price(self, order: JobOrder) -> TranchePlan | Refusal:
         """The tranches of this job, as the session's quote prices them; a refusal where it does not fit."""
@@ -279,12 +292,14 @@ class OpenSession:
 
     def session_opened(self, reconnected: bool) -> None:
         """Messages can be exchanged; after a reconnect every job says again what it needs."""
+        self._is_connected = True
         if reconnected:
             for job in self._jobs.values():
                 job.tell(SessionRestored())
 
     def session_interrupted(self) -> None:
         """The connection is gone; another may come: the jobs' own deadlines keep running."""
+        self._is_connected = False
 
     def message_delivered(self, message: SessionMessage) -> None:
         """Hand a message to its job; what names no job of ours is dropped."""
