@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from relaymesh.adapters.budget_file import Budget, Exhausted, Reserved, open_budget_file
+from relaymesh.adapters.budget_file import Budget, BudgetFile, Exhausted, Reserved, open_budget_file
 from relaymesh.errors import UsageError
 from relaymesh.gateway.api_keys import ApiKey, KeyRing, hash_key, new_key, read_keys
 from relaymesh.market.spending import DAY_MS
@@ -140,6 +140,21 @@ async def test_each_limit_has_its_own_span_and_the_least_is_granted(tmp_path: Pa
         assert isinstance(later, Reserved) and later.msat == 10, "a day later only the total counts what was before"
         await file.settle(later.number, AmountMsat(0))
         assert await file.spent("alice", -1) == 250
+
+
+async def test_two_gateways_on_one_file_stay_within_one_budget_together(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.sqlite3"
+    granted: list[int] = []
+    async with open_budget_file(path) as one, open_budget_file(path) as other, anyio.create_task_group() as tasks:
+
+        async def ask(file: BudgetFile) -> None:
+            reserved = await file.reserve("alice", "a", AmountMsat(10), Budget(total_msat=1_000), 0)
+            granted.append(reserved.msat if isinstance(reserved, Reserved) else 0)
+
+        for _ in range(150):
+            tasks.start_soon(ask, one)
+            tasks.start_soon(ask, other)
+    assert sum(granted) == 1_000 and granted.count(0) == 200
 
 
 def test_a_new_key_reads_back_with_its_budget() -> None:
