@@ -246,6 +246,8 @@ class Gateway:
             program on this machine ask.
         origins: Web pages that may ask, as `https://example.org`, or `null` for a page in a file.
         maximum_requests: Requests at the same time; more are told to come again.
+        sessions: So many sessions stay open without a job, for the next one.
+        session_seconds: So long each of them does.
     """
 
     host: str = "127.0.0.1"
@@ -254,6 +256,8 @@ class Gateway:
     keys_file: str = ""
     origins: tuple[str, ...] = ()
     maximum_requests: int = 256
+    sessions: int = 8
+    session_seconds: int = 60
 
 
 @dataclass(frozen=True, slots=True)

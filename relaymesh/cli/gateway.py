@@ -137,8 +137,6 @@ def _load_keys(settings: "Settings") -> "tuple[ApiKey, ...] | None":
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:
-    from functools import partial
-
     import anyio
 
     from relaymesh.adapters.budget_file import open_budget_file
@@ -148,15 +146,16 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
     from relaymesh.gateway.api_keys import KeyRing
     from relaymesh.gateway.application import Gateway, build_application
     from relaymesh.gateway.server import open_server
-    from relaymesh.roles.buying import buy
+    from relaymesh.roles.session_pool import SessionPool
 
     chosen, keys = settings.gateway, _load_keys(settings)
     async with (
         open_client(settings) as client,
+        SessionPool(client, chosen.sessions, chosen.session_seconds) as pool,
         open_budget_file(data_directory(settings) / BUDGETS) as budgets,
     ):
         ring = None if keys is None else KeyRing(keys, budgets, system_clock)
-        gateway = Gateway(client, partial(buy, client), settings.client, ring, chosen.origins, chosen.maximum_requests)
+        gateway = Gateway(client, pool.buy, settings.client, ring, chosen.origins, chosen.maximum_requests)
         async with open_server(build_application(gateway), chosen.host, chosen.port) as url:
             if as_json:
                 print(json.dumps({"url": url}), flush=True)

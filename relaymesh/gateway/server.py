@@ -80,4 +80,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the gateway cannot listen on {host}:{port}: {error.strerror}; choose another port"
         ) from error
     listening.setblocking(False)
+    # What it accepts inherits this: an answer's last piece must not wait 40 ms for the reader's acknowledgement.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

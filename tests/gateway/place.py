@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import httpx
@@ -11,8 +10,8 @@ import httpx
 from relaymesh.gateway.api_keys import KeyRing
 from relaymesh.gateway.application import Gateway, build_application
 from relaymesh.gateway.server import open_server
-from relaymesh.roles.buying import buy
 from relaymesh.roles.client import Client, ClientSettings
+from relaymesh.roles.session_pool import SessionPool
 from relaymesh.settings import Client as BuyingSettings
 from tests.roles.market import Market
 
@@ -38,6 +37,7 @@ async def gateway_to(
 @asynccontextmanager
 async def open_gateway(client: Client, keys: KeyRing | None = None, **changes: Any) -> AsyncIterator[str]:
     """The URL of a gateway that buys with this client."""
-    gateway = replace(Gateway(client, partial(buy, client), BUYING, keys), **changes)
-    async with open_server(build_application(gateway), "127.0.0.1", 0) as url:
-        yield url
+    async with SessionPool(client) as pool:
+        gateway = replace(Gateway(client, pool.buy, BUYING, keys), **changes)
+        async with open_server(build_application(gateway), "127.0.0.1", 0) as url:
+            yield url
