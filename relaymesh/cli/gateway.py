@@ -12,6 +12,8 @@ from relaymesh.cli.running import guarded, run
 from relaymesh.errors import UsageError
 
 if TYPE_CHECKING:
+    from anyio import Event
+
     from relaymesh.gateway.api_keys import ApiKey
     from relaymesh.settings import Gateway as GatewaySettings
     from relaymesh.settings import Settings
@@ -137,6 +139,19 @@ def _load_keys(settings: "Settings") -> "tuple[ApiKey, ...] | None":
 
 
 async def _serve(settings: "Settings", as_json: bool) -> None:
+    """Serve until this is cancelled; then everything ends in order, so that jobs under way still are accounted for."""
+    import anyio
+
+    stopping = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_serve_until, stopping, settings, as_json)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopping.set()
+
+
+async def _serve_until(stopping: "Event", settings: "Settings", as_json: bool) -> None:
     import anyio
 
     from relaymesh.adapters.budget_file import open_budget_file
@@ -144,22 +159,28 @@ async def _serve(settings: "Settings", as_json: bool) -> None:
     from relaymesh.cli.settings_source import data_directory
     from relaymesh.cli.wiring import open_client
     from relaymesh.gateway.api_keys import KeyRing
-    from relaymesh.gateway.application import Gateway, build_application
+    from relaymesh.gateway.application import Application, Gateway
     from relaymesh.gateway.server import open_server
     from relaymesh.roles.session_pool import SessionPool
 
     chosen, keys = settings.gateway, _load_keys(settings)
-    async with (
-        open_client(settings) as client,
-        SessionPool(client, chosen.sessions, chosen.session_seconds) as pool,
-        open_budget_file(data_directory(settings) / BUDGETS) as budgets,
-    ):
-        ring = None if keys is None else KeyRing(keys, budgets, system_clock)
-        gateway = Gateway(client, pool.buy, settings.client, ring, chosen.origins, chosen.maximum_requests)
-        async with open_server(build_application(gateway), chosen.host, chosen.port) as url:
-            if as_json:
-                print(json.dumps({"url": url}), flush=True)
-            else:
-                asked = "any API key" if keys is None else f"one of {len(keys)} API keys"
-                print(f"Serving the OpenAI API at {url} for {asked}; Ctrl-C ends it.", flush=True)
-            await anyio.sleep_forever()
+    with anyio.CancelScope() as scope:
+        async with (
+            open_client(settings) as client,
+            SessionPool(client, chosen.sessions, chosen.session_seconds) as pool,
+            open_budget_file(data_directory(settings) / BUDGETS) as budgets,
+        ):
+            ring = None if keys is None else KeyRing(keys, budgets, system_clock)
+            gateway = Gateway(client, pool.buy, settings.client, ring, chosen.origins, chosen.maximum_requests)
+            async with open_server(Application(gateway), chosen.host, chosen.port) as url:
+                scope.shield = True  # from here on the end has an order: requests, sessions, client
+                _announce(url, keys, as_json)
+                await stopping.wait()
+
+
+def _announce(url: str, keys: "tuple[ApiKey, ...] | None", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"url": url}), flush=True)
+        return
+    asked = "any API key" if keys is None else f"one of {len(keys)} API keys"
+    print(f"Serving the OpenAI API at {url} for {asked}; Ctrl-C ends it.", flush=True)

@@ -75,38 +75,22 @@ class Gateway:
     maximum_requests: int = 256
 
 
-def build_application(gateway: Gateway) -> ASGIApp:
-    """The gateway as an ASGI application."""
-    pages = _Pages(gateway)
-    routes = [Route(path, pages.buying(job_type), methods=["POST"]) for path, job_type in PATHS]
-    routes += [Route("/v1/models", pages.models), Route("/v1/models/{name:path}", pages.model)]
-    cross_origin = Middleware(
-        CORSMiddleware,
-        allow_origins=list(gateway.origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=list(_TOLD_HEADERS),
-    )
-    application = Starlette(
-        routes=routes, middleware=[cross_origin], exception_handlers={HTTPException: _refuse_by_status}
-    )
-    application.router.redirect_slashes = False
-    return _Door(application, gateway)
+class Application:
+    """The gateway as an ASGI application: lets in whom it should, and says nothing of a request that nobody foresaw."""
 
-
-async def _refuse_by_status(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return refuse(STATUSES.get(error.status_code, BROKEN))
-
-
-class _Door:
-    """Lets in whom it should, and turns whatever nobody foresaw into an answer that says nothing of the request."""
-
-    def __init__(self, application: ASGIApp, gateway: Gateway) -> None:
-        self._application, self._gateway = application, gateway
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._pages = _Pages(gateway)
         self._inside = 0
+        self._application = _route(self._pages, gateway)
+
+    def stop(self) -> None:
+        """Give up whatever is being bought; whoever waits for it is told so."""
+        for purchase in tuple(self._pages.purchases):
+            purchase.give_up()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             return
         has_begun = False
@@ -139,6 +123,28 @@ class _Door:
         return None
 
 
+def _route(pages: "_Pages", gateway: Gateway) -> Starlette:
+    routes = [Route(path, pages.buying(job_type), methods=["POST"]) for path, job_type in PATHS]
+    routes += [Route("/v1/models", pages.models), Route("/v1/models/{name:path}", pages.model)]
+    cross_origin = Middleware(
+        CORSMiddleware,
+        allow_origins=list(gateway.origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=list(_TOLD_HEADERS),
+    )
+    application = Starlette(
+        routes=routes, middleware=[cross_origin], exception_handlers={HTTPException: _refuse_by_status}
+    )
+    application.router.redirect_slashes = False
+    return application
+
+
+async def _refuse_by_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refuse(STATUSES.get(error.status_code, BROKEN))
+
+
 def _is_own_name(host: str) -> bool:
     """Whether a `Host` header names this machine itself, rather than a name that somebody else points here."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
@@ -156,6 +162,7 @@ class _Pages:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._models = ModelList(gateway.client.market)
+        self.purchases: set[Purchase] = set()
 
     def buying(self, job_type: JobType) -> Endpoint:
         """The page that sells jobs of this type."""
@@ -183,7 +190,8 @@ class _Pages:
         purchase = Purchase(self._gateway.client, self._gateway.buyer, asked, purse)
         created = self._gateway.client.tools.clock().timestamp
         naming = Naming(token_hex(12), created, asked.models[0] or ANY_MODEL)
-        return Reply(purchase, asked, answer_for(job_type, is_base64=asked.is_base64), naming)
+        self.purchases.add(purchase)
+        return Reply(purchase, asked, answer_for(job_type, is_base64=asked.is_base64), naming, self.purchases.discard)
 
     def _let_in(self, request: Request) -> ApiKey | None:
         keys = self._gateway.keys

@@ -4,7 +4,7 @@ Nothing stands between a node's output and the socket, so whoever reads slowly s
 back until there is output: until then a failure has its own status. When the reader is gone, the purchase is given up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -27,12 +27,21 @@ _EVENTS: Final = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cac
 class Reply:
     """An ASGI application for one request: buys, and answers with what comes."""
 
-    def __init__(self, purchase: Purchase, asked: Asked, answer: Answer, naming: Naming) -> None:
+    def __init__(
+        self, purchase: Purchase, asked: Asked, answer: Answer, naming: Naming, over: Callable[[Purchase], None]
+    ) -> None:
         self._purchase, self._asked, self._answer, self._naming = purchase, asked, answer, naming
+        self._over = over
         self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        try:
+            await self._answer_one(scope, receive, send)
+        finally:
+            self._over(self._purchase)
+
+    async def _answer_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         result: Result | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_reader, receive)

@@ -7,9 +7,9 @@ from typing import Final
 
 import anyio
 import uvicorn
-from starlette.types import ASGIApp
 
 from relaymesh.errors import UsageError
+from relaymesh.gateway.application import Application
 
 GRACE_SECONDS: Final = 2
 """How long answers under way have when the gateway is stopped."""
@@ -35,8 +35,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def open_server(application: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
+async def open_server(application: Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve while the block lasts; yields the URL that clients take as their base.
+
+    At its end whatever is being bought is given up, and whoever waits for it is told so.
 
     Raises:
         UsageError: The address cannot be listened on.
@@ -62,6 +64,7 @@ async def open_server(application: ASGIApp, host: str, port: int) -> AsyncIterat
             shown = f"[{host}]" if ":" in host else host
             yield f"http://{shown}:{listening.getsockname()[1]}/v1"
         finally:
+            application.stop()
             server.should_exit = True
 
 

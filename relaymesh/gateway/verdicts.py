@@ -58,7 +58,7 @@ def judge(selection: Selection, market: MarketView) -> Failure:
         return Failure(*_LATER, "no node serves this now", retry_seconds=RETRY_SECONDS)
     nearest = max(out, key=lambda exclusion: _ORDER[exclusion.reason])
     status, code = _MEANINGS.get(nearest.reason, _NO_NODE)
-    message = f"{len(out)} offers fit the model, and none the request: {nearest.reason.value} ({nearest.detail})"
+    message = f"no offer for the model fits, the nearest of {len(out)} is {nearest.reason.value} ({nearest.detail})"
     if nearest.reason is Ineligibility.CAPABILITY:
         return _lacking(request, out)
     if nearest.reason is Ineligibility.OVER_BUDGET:

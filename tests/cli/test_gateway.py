@@ -34,11 +34,15 @@ def curl(words: list[str]) -> httpx.Response:
     return httpx.post(url, content=rest[1], headers={"content-type": "application/x-www-form-urlencoded"}, timeout=30)
 
 
+ASKED = {"model": "auto", "messages": [{"role": "user", "content": "What is an offer?"}]}
+SLOW = {"RELAYMESH_NODE_OUTPUT_TOKENS_PER_SECOND": "30"}
+
+
 class Reader:
     """Somebody who follows the page, with ports of their own."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.home = Home(directory, {"RELAYMESH_CLIENT_DISCOVERY_SECONDS": "10"})
+        self.home = Home(directory, {"RELAYMESH_CLIENT_DISCOVERY_SECONDS": "10", **SLOW})
         self.answers: list[httpx.Response] = []
         self.keys: list[str] = []
         self._stack = stack
@@ -72,8 +76,16 @@ class Reader:
             self._gateway, self._url = server, facts["url"]
 
     def ask(self, **headers: str) -> httpx.Response:
-        body = {"model": "auto", "messages": [{"role": "user", "content": "What is an offer?"}]}
-        return httpx.post(f"{self._url}/chat/completions", json=body, headers=headers, timeout=30)
+        return httpx.post(f"{self._url}/chat/completions", json=ASKED, headers=headers, timeout=30)
+
+    def interrupt_a_stream(self, **headers: str) -> tuple[Server, str]:
+        """Ctrl-C for the gateway while it answers: what it says to that, until the end."""
+        url, asked = f"{self._url}/chat/completions", {**ASKED, "stream": True}
+        with httpx.stream("POST", url, json=asked, headers=headers, timeout=30) as response:
+            pieces = response.iter_text()
+            assert "assistant" in next(pieces)
+            ended = self.stop_gateway()
+            return ended, "".join(pieces)
 
     def stop_gateway(self) -> Server:
         assert self._gateway is not None
@@ -90,7 +102,7 @@ def test_every_line_of_the_page_on_buying_does_what_it_says(short_path: Path) ->
             reader.follow(words)
         models, whole, streamed, embedded, explained, short = reader.answers
         without, with_key = reader.ask(), reader.ask(authorization=f"Bearer {reader.keys[0]}")
-        ended = reader.stop_gateway()
+        ended, last = reader.interrupt_a_stream(authorization=f"Bearer {reader.keys[0]}")
         listed = reader.home.run("receipts", "list", "--json")
     assert [each.status_code for each in reader.answers] == [200] * 6, [each.text for each in reader.answers]
     assert models.json()["data"][0]["id"] == whole.json()["model"] == "relaymesh-tiny"
@@ -101,6 +113,9 @@ def test_every_line_of_the_page_on_buying_does_what_it_says(short_path: Path) ->
     assert (without.status_code, with_key.status_code) == (401, 200)
     assert whole.headers["x-relaymesh-receipt"] in listed.stdout
     assert ended.process.returncode == 130
+    assert '"code":"cancelled"' in last and last.endswith("data: [DONE]\n\n")
+    assert '"cancelled"' in listed.stdout and '"open"' not in listed.stdout, "what was under way is accounted for"
+    assert "internal_error" not in ended.errors.read_text()
     assert "offer" not in ended.errors.read_text(), "no prompt and no output is logged"
     keys = json.dumps((short_path / "keys.toml").read_text())
     assert reader.keys[0] not in keys and (short_path / "keys.toml").stat().st_mode & 0o077 == 0

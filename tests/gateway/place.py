@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from relaymesh.gateway.api_keys import KeyRing
-from relaymesh.gateway.application import Gateway, build_application
+from relaymesh.gateway.application import Application, Gateway
 from relaymesh.gateway.server import open_server
 from relaymesh.roles.client import Client, ClientSettings
 from relaymesh.roles.session_pool import SessionPool
@@ -39,5 +39,5 @@ async def open_gateway(client: Client, keys: KeyRing | None = None, **changes: A
     """The URL of a gateway that buys with this client."""
     async with SessionPool(client) as pool:
         gateway = replace(Gateway(client, pool.buy, BUYING, keys), **changes)
-        async with open_server(build_application(gateway), "127.0.0.1", 0) as url:
+        async with open_server(Application(gateway), "127.0.0.1", 0) as url:
             yield url

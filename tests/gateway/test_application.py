@@ -3,6 +3,7 @@
 import base64
 import json
 from array import array
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from relaymesh.ports.memory_runner import RunScript
 from relaymesh.ports.runners import RunnerModel
 from relaymesh.roles.client import ClientSettings
 from relaymesh.units import AmountMsat
-from tests.gateway.place import chat, gateway_to
+from tests.gateway.place import chat, gateway_to, open_gateway
 from tests.roles.market import Market, chat_row
 
 pytestmark = pytest.mark.anyio
@@ -349,3 +350,22 @@ async def test_a_ledger_that_cannot_be_written_is_said_and_nothing_is_bought(mon
             response = await http.post("/chat/completions", json=chat())
         assert (await node.wallet.info()).balance_msat == 0
     assert response.status_code == 500 and error_of(response)["code"] == "ledger"
+
+
+async def test_a_gateway_that_stops_gives_up_what_it_is_buying_and_tells_whoever_waits() -> None:
+    async with Market().open() as market, market.client() as client:
+        node = await market.add_node(script=RunScript(pieces=("word ",) * 4_000, pace_ms=5), tranche_units=16)
+        assert await client.market.wait_complete(5)
+        async with httpx.AsyncClient() as http, AsyncExitStack() as stack:
+            url = await stack.enter_async_context(open_gateway(client))
+            asked = chat(stream=True, max_tokens=250)
+            async with http.stream("POST", f"{url}/chat/completions", json=asked) as response:
+                pieces = response.aiter_text()
+                assert "word" in await anext(pieces)
+                with anyio.fail_after(5):
+                    await stack.aclose()
+                rest = "".join([piece async for piece in pieces])
+    assert events(rest)[-1]["error"]["code"] == "cancelled"
+    assert node.runner.counts.stopped == 1
+    (job,) = await market.client_ledger.find_jobs(JobQuery(side="client"))
+    assert job.job.state is JobState.CANCELLED and job.job.charged_msat == (await node.wallet.info()).balance_msat
