@@ -3,10 +3,10 @@
 import base64
 import json
 from array import array
-from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 
@@ -356,14 +356,20 @@ async def test_a_gateway_that_stops_gives_up_what_it_is_buying_and_tells_whoever
     async with Market().open() as market, market.client() as client:
         node = await market.add_node(script=RunScript(pieces=("word ",) * 4_000, pace_ms=5), tranche_units=16)
         assert await client.market.wait_complete(5)
-        async with httpx.AsyncClient() as http, AsyncExitStack() as stack:
-            url = await stack.enter_async_context(open_gateway(client))
+        stopping = anyio.Event()
+
+        async def serve(*, task_status: anyio.abc.TaskStatus[str]) -> None:
+            async with open_gateway(client) as url:
+                task_status.started(url)
+                await stopping.wait()
+
+        async with httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
+            url = await tasks.start(serve)
             asked = chat(stream=True, max_tokens=250)
             async with http.stream("POST", f"{url}/chat/completions", json=asked) as response:
                 pieces = response.aiter_text()
                 assert "word" in await anext(pieces)
-                with anyio.fail_after(5):
-                    await stack.aclose()
+                stopping.set()
                 rest = "".join([piece async for piece in pieces])
     assert events(rest)[-1]["error"]["code"] == "cancelled"
     assert node.runner.counts.stopped == 1
