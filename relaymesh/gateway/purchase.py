@@ -132,18 +132,19 @@ class Purchase:
     async def _try(self, wanted: Wanted, deliver: Deliver) -> Result:
         """Buy it of one model, within what the purse has for that."""
         self._job = self._refusal = None
-        most_msat = wanted.maximum_msat
-        if self._client.market.is_complete:
-            foreseen = self._foresee(wanted)
-            if not foreseen.chosen and (failure := judge(foreseen, self._client.market)).is_lasting:
-                return Result(None, failure)
-            ceilings = [choice.ceiling_msat for choice in foreseen.chosen]
-            most_msat = max(ceilings, default=most_msat)
+        foreseen = self._foresee(wanted)
+        if objection := self._find_objection(foreseen):
+            return Result(None, objection)
+        ceilings = [choice.ceiling_msat for choice in foreseen.chosen]
+        most_msat = max(ceilings, default=wanted.maximum_msat)
         granted = await self._purse.reserve(wanted.model, most_msat)
         if isinstance(granted, Failure):
             return Result(None, granted)
         if granted is not None:
             wanted = replace(wanted, maximum_msat=granted)
+            if granted < most_msat and (objection := self._find_objection(self._foresee(wanted))):
+                await self._purse.settle(AmountMsat(0))
+                return Result(None, objection)
         result: Result | None = None
         try:
             result = await self._buy(wanted, deliver)
@@ -152,6 +153,13 @@ class Purchase:
                 known = await self._account() if result is None else result
                 await self._purse.settle(None if known.is_unaccounted else known.spent_msat)
         return result
+
+    def _find_objection(self, foreseen: Selection) -> Failure | None:
+        """Why nobody will ever serve it; None where somebody can, may be able to later, or may yet come into view."""
+        if foreseen.chosen or not self._client.market.is_complete:
+            return None
+        failure = judge(foreseen, self._client.market)
+        return failure if failure.is_lasting else None
 
     async def _buy(self, wanted: Wanted, deliver: Deliver) -> Result:
         async def take(data: str) -> None:
