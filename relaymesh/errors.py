@@ -11,11 +11,13 @@
     │   ├── RunnerError             the model server failed
     │   │   └── RunnerRefused       the model server will not take this job's body
     │   └── LedgerError             the ledger could not be read or written
+    ├── NotServed                   nobody served a purchase to its end; it says whether money has moved
     └── UsageError                  a person gave something we cannot use; one sentence that says what to do
 
 Three questions decide the type: whose fault is it, can it be retried, does money move? Being refused is no exception
-but a value (`relaymesh.protocol.refusal.Refusal`), and a payment whose outcome is unknown is a value too
-(`relaymesh.ports.lightning.PaymentUnknown`). No message contains a prompt, an output, a preimage or a secret key.
+but a value (`relaymesh.protocol.refusal.Refusal`), until the Python API raises `NotServed`; and a payment whose outcome
+is unknown is a value too (`relaymesh.ports.lightning.PaymentUnknown`). No message contains a prompt, an output, a
+preimage or a secret key.
 """
 
 
@@ -70,6 +72,24 @@ class RunnerRefused(RunnerError):
 
 class LedgerError(PortError):
     """The ledger could not be opened, read or written."""
+
+
+class NotServed(RelayMeshError):
+    """Nobody served a purchase, or what came is not all of it; raised by the Python API alone.
+
+    Args:
+        message: Why, in one sentence.
+        code: The same in one word for programs.
+        is_paid: Whether money has moved, or may have: who asks again may pay again.
+        partial: The text that had come.
+        cost_msat: What is known to have been paid for it.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "not_served", is_paid: bool = False, partial: str = "", cost_msat: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.code, self.is_paid, self.partial, self.cost_msat = code, is_paid, partial, cost_msat
 
 
 class UsageError(RelayMeshError):

@@ -131,10 +131,11 @@ async def _read_jobs(side: str, config: Path | None, job_id: str | None) -> list
         if ledger is None:
             return []
         jobs = await ledger.find_jobs(JobQuery(side=role, job_id=job_id))
-        return [_describe(job.job, await ledger.find_evidence(job.job.job_id)) for job in jobs]
+        return [describe_job(job.job, await ledger.find_evidence(job.job.job_id)) for job in jobs]
 
 
-def _describe(job: Any, evidence: Any) -> dict[str, Any]:
+def describe_job(job: Any, evidence: Any) -> dict[str, Any]:
+    """A job of the ledger with its evidence, as JSON tells it."""
     from relaymesh.nostr.kinds import Kind
 
     events = {Kind(record.event.kind): record for record in evidence}

@@ -71,6 +71,7 @@ class Client:
         records: What was seen of routers before.
 
     Attributes:
+        relays: Where it looks and talks.
         routers: The routers it uses, and what came of their rankings.
     """
 
@@ -85,7 +86,7 @@ class Client:
         self.tools = tools
         self._settings = settings or ClientSettings()
         self.market = MarketView(relays, tools.clock, self._settings.candidates, tools.experience)
-        self._relays, self._dialer = relays, dialer
+        self.relays, self._dialer = relays, dialer
         examiner = RouterExaminer(relays, self.market, tools.clock, records)
         self.routers = RouterDealings(
             examiner, self._settings.routers, tools, self.market, self._settings.maximum_router_fee_msat
@@ -97,7 +98,7 @@ class Client:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.market)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._tasks.start_soon(self.tools.experience.follow, self._relays, self.tools.clock)
+            self._tasks.start_soon(self.tools.experience.follow, self.relays, self.tools.clock)
             await self.tools.experience.recall(self.tools.ledger)  # while the relays answer
             self._stack = stack.pop_all()
         return self
@@ -141,7 +142,7 @@ class Client:
         by_itself: Way = "routed" if routing is not None else choose_way(selection, standings)
         with Contained("negotiation"):
             result = await negotiate(
-                self._relays,
+                self.relays,
                 self.tools.clock,
                 selection,
                 key,

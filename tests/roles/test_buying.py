@@ -48,7 +48,7 @@ async def test_no_prompt_and_no_output_ever_reach_a_relay() -> None:
         await market.add_node()
         seen: list[str] = []
         async with market.client() as client:
-            async with client._relays.subscribe(()) as deliveries:
+            async with client.relays.subscribe(()) as deliveries:
                 assert deliveries is not None
             bought = await purchase(client, wanted("canary seventeen"))
             assert bought.text
