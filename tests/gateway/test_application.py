@@ -12,6 +12,7 @@ import pytest
 
 from relaymesh.errors import LedgerError
 from relaymesh.machines.records import JobState, LedgerRecord
+from relaymesh.nostr.identifiers import encode_public_key
 from relaymesh.ports.ledger import JobQuery
 from relaymesh.ports.memory_lightning import FailPayment
 from relaymesh.ports.memory_runner import RunScript
@@ -375,3 +376,20 @@ async def test_a_gateway_that_stops_gives_up_what_it_is_buying_and_tells_whoever
     assert node.runner.counts.stopped == 1
     (job,) = await market.client_ledger.find_jobs(JobQuery(side="client"))
     assert job.job.state is JobState.CANCELLED and job.job.charged_msat == (await node.wallet.info()).balance_msat
+
+
+async def test_a_node_that_fails_before_its_first_output_is_replaced_without_anybody_noticing() -> None:
+    free = chat_row(input_msat=AmountMsat(0), output_msat=AmountMsat(0), minimum_msat=AmountMsat(0))
+    async with Market().open() as market:
+        broken = await market.add_node(free, script=RunScript(fails_after=0))
+        sound = await market.add_node()
+        async with gateway_to(market) as http:
+            asked = chat("one two", stream=True)
+            answers = [await http.post("/chat/completions", json=asked) for _ in range(3)]
+    assert broken.runner.counts.failed >= 1 and sound.runner.counts.finished == 3
+    served = {answer.headers["x-relaymesh-node"] for answer in answers}
+    assert served == {encode_public_key(sound.key.public_key)}
+    for answer in answers:
+        told = events(answer.text)
+        assert "".join(each["choices"][0]["delta"].get("content", "") for each in told) == "one two"
+        assert not any("error" in each for each in told)

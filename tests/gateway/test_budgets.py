@@ -13,6 +13,7 @@ from relaymesh.errors import UsageError
 from relaymesh.gateway.api_keys import ApiKey, KeyRing, hash_key, new_key, read_keys
 from relaymesh.market.spending import DAY_MS
 from relaymesh.ports.memory_runner import RunScript
+from relaymesh.protocol.offer import SettlementTerm
 from relaymesh.units import AmountMsat
 from tests.gateway.place import chat, gateway_to
 from tests.roles.market import Market, chat_row, loop_clock
@@ -104,6 +105,22 @@ async def test_a_reader_who_leaves_has_spent_what_was_paid_and_nothing_stays_set
         assert (await node.wallet.info()).balance_msat <= spent
         async with open_budget_file(tmp_path / "budgets.sqlite3") as file:
             assert await file.spent("alice", 0) == spent > 0
+
+
+async def test_keys_that_share_a_prepaid_session_each_pay_for_their_own_jobs(tmp_path: Path) -> None:
+    bob = ApiKey("bob", hash_key("bob-key"))
+    terms = (SettlementTerm(order="prepay", scope="session", tranche_units=20_000),)
+    async with Market().open() as market, ring(tmp_path, key(), bob) as keys:
+        node = await market.add_node(settlement=terms)
+        async with gateway_to(market, keys) as http:
+            asked = chat(relaymesh={"settlement": "session"})
+            hers = [await http.post("/chat/completions", json=asked, headers=ALICE) for _ in range(2)]
+            his = await http.post("/chat/completions", json=asked, headers={"authorization": "Bearer bob-key"})
+        costs = [each.json()["usage"]["cost_msat"] for each in (*hers, his)]
+        async with open_budget_file(tmp_path / "budgets.sqlite3") as file:
+            assert await file.spent("alice", 0) >= costs[0] + costs[1] > 0
+            assert await file.spent("bob", 0) >= costs[2] > 0
+        assert (await node.wallet.info()).balance_msat == 20_000, "one tranche paid for all three"
 
 
 async def test_a_key_for_some_models_buys_no_other_and_each_within_its_own_limit(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ def test_each_model_has_a_row_for_text_and_one_for_vectors() -> None:
     assert rows[2].output_limit == 0 and "stream" not in rows[2].capabilities
 
 
+def test_what_the_operator_says_that_the_server_can_do_stands_where_text_is_made() -> None:
+    rows = price_rows((BOTH,), Node(capabilities=("tools", "json", "tools")))
+    assert [row.capabilities for row in rows] == [("stream", "tools", "json"), ()]
+
+
 def test_only_the_models_that_were_named_are_sold() -> None:
     rows = price_rows((CHAT, BOTH), Node(models=("llama",)))
     assert {row.model for row in rows} == {"llama"}
