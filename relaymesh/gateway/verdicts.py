@@ -90,7 +90,7 @@ def _unknown_model(request: BuyerRequest, market: MarketView) -> Failure:
         message = f"the model {request.model} is offered for {', '.join(others)} only, not for {request.job_type}"
         return Failure(BAD_REQUEST, "unsupported_job_type", message, "model")
     near = near_matches(request.model, able)
-    hint = f"; near it are {', '.join(near)}" if near else "; GET /v1/models lists what is"
+    hint = f"; near it are {', '.join(near)}" if near else "; the list of models has what is"
     return Failure(NOT_FOUND, "model_not_found", f"the model {request.model} is not offered{hint}", "model")
 
 

@@ -9,6 +9,7 @@ none waits for another's money; any other session serves one job at a time. What
 failed in it, a record that does not agree with what came, a connection that is gone) closes it.
 """
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
@@ -19,17 +20,19 @@ from anyio.abc import TaskGroup
 from relaymesh.market.pricing import is_no_dearer, price_ceiling, quote_terms
 from relaymesh.market.request import BuyerRequest
 from relaymesh.market.selection import Choice, Selection, near_equal_limit
-from relaymesh.market.settlement_choice import NoTerm, choose_term
+from relaymesh.market.settlement_choice import SMALL_JOBS_PER_TRANCHE, NoTerm, choose_term
 from relaymesh.protocol.contract import SessionContract
 from relaymesh.protocol.offer import PriceRow, SettlementTerm
 from relaymesh.protocol.quote import QuotedTerm
 from relaymesh.roles.buying import Bought, BuyingWatcher, Deliver, Wanted, buy
 from relaymesh.roles.client import Client
 from relaymesh.roles.client_jobs import OpenSession
-from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Moment, elapsed_ms
+from relaymesh.units import MILLISECONDS_PER_SECOND, AmountMsat, Instant, Moment, elapsed_ms
 
 QUOTE_MARGIN_MS: Final = 2_000
 """A job must be with the node while the quote stands; so long before its end none is sent any more."""
+JOBS_THAT_PROMISE_MORE: Final = SMALL_JOBS_PER_TRANCHE
+"""After so many jobs within the time that a session may be idle, more are expected, and worth prepaying a session."""
 LOOKS_PER_IDLE_TIME: Final = 4
 """How often, while a session may be idle, the pool looks for those that were idle for too long."""
 
@@ -75,6 +78,7 @@ class SessionPool:
     def __init__(self, client: Client, size: int = 8, idle_seconds: float = 60) -> None:
         self._client, self._size, self._idle_seconds = client, size, idle_seconds
         self._kept: dict[OpenSession, _Kept] = {}
+        self._began: deque[Instant] = deque(maxlen=JOBS_THAT_PROMISE_MORE)
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -105,9 +109,22 @@ class SessionPool:
         return tuple(kept.session for kept in self._kept.values())
 
     async def buy(self, wanted: Wanted, deliver: Deliver, watcher: BuyingWatcher | None = None) -> Bought:
-        """Buy one job, as `relaymesh.roles.buying.buy` does, in a session that is open already where one will do."""
-        keeping = replace(wanted, keeps_session=wanted.keeps_session or wanted.settlement == "auto")
+        """Buy one job, as `relaymesh.roles.buying.buy` does, in a session that is open already where one will do.
+
+        A new session may be a prepaid one where jobs come so often that more are to be expected: what a session has
+        left when it ends is lost.
+        """
+        keeping = replace(wanted, keeps_session=wanted.keeps_session or self._expects_more())
         return await buy(self._client, keeping, deliver, watcher, self)
+
+    def _expects_more(self) -> bool:
+        """Whether jobs come often enough for another to come before a session has been idle for too long."""
+        now, began = self._client.tools.clock().instant, self._began
+        is_often = len(began) == JOBS_THAT_PROMISE_MORE and (
+            elapsed_ms(began[0], now) < self._idle_seconds * MILLISECONDS_PER_SECOND
+        )
+        began.append(now)
+        return is_often
 
     # ── SessionKeeper ─────────────────────────────────────────────────────────────────────────────────────────────
 

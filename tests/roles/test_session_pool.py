@@ -202,6 +202,23 @@ async def test_whoever_reads_along_is_not_served_in_a_session_that_was_opened_fo
         assert forms == ["sealed", "prepay"]
 
 
+@pytest.mark.parametrize(("apart_seconds", "is_prepaid"), [(10, True), (20, False)])
+async def test_a_session_is_prepaid_of_our_own_accord_only_where_jobs_come_often(
+    apart_seconds: int, is_prepaid: bool
+) -> None:
+    async with Market().open() as market:
+        await market.add_node(settlement=(JOB_TERM, SESSION_TERM))
+        forms: list[str | None] = []
+        async with pooled(market) as (_, pool):
+            for _ in range(12):
+                bought = await serve(pool)
+                assert bought.bought.contract is not None
+                forms.append(bought.bought.contract.term.form)
+                await anyio.sleep(apart_seconds)
+        assert forms[:4] == ["prepay"] * 4
+        assert ("session" in forms) == is_prepaid, forms
+
+
 async def test_a_node_that_became_much_cheaper_is_taken_although_a_session_is_warm() -> None:
     async with Market().open() as market:
         dear = await market.add_node(chat_row(output_msat=AmountMsat(90_000)))
