@@ -87,7 +87,7 @@ async def _connect(path: Path, config: Path | None, *, is_new: bool, as_json: bo
         print(f"Connected {info.alias or info.public_key} on {info.network}; remembered in {settings}.")
 
 
-@wallet_commands.command("balance")
+@wallet_commands.command("balance", short_help="Show what the wallet has, and what may be spent of it.")
 def balance(wallet: WalletOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what the wallet has, what it can send and receive now, and what is left of the spending limits."""
 

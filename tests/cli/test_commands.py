@@ -121,7 +121,8 @@ def test_the_version_is_the_distributions(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["", "node", "relay", "wallet", "lightning", "receipts", "ledger", "fraud", "reputation", "keys"]
+    "group",
+    ["", "node", "gateway", "relay", "wallet", "lightning", "receipts", "ledger", "fraud", "reputation", "keys"],
 )
 def test_a_list_of_commands_says_each_whole(group: str) -> None:
     ran = CliRunner().invoke(application, [*group.split(), "--help"])
