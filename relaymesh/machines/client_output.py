@@ -22,14 +22,14 @@ class ClientOutput:
     def __init__(self, observation: JobObservation, sealed: SealedDeliveries | None) -> None:
         self.sealed = sealed
         self._observation = observation
-        self._early: list[OutputMessage] = []
+        self._early: dict[int, str] = {}
         self._uncredited_bytes = 0
 
     @property
     def bytes_in_hand(self) -> int:
-        """All that came, opened or not."""
+        """All that came, whether it can be read yet or not."""
         unopened = 0 if self.sealed is None else self.sealed.unopened_bytes
-        return self._observation.output_bytes + unopened
+        return self._observation.output_bytes + unopened + sum(len(data.encode()) for data in self._early.values())
 
     def take(
         self, message: OutputMessage | SealedMessage | CommitmentMessage, paid: int, now: Moment
@@ -47,9 +47,9 @@ class ClientOutput:
                 self.sealed.take(message, paid, now)
             return ()
         if self.sealed is not None and self.sealed.is_unopened:
-            self._early.append(message)  # what costs nothing comes in clear, and in its turn
+            self._early.setdefault(message.number, message.data)  # what costs nothing comes in clear, and in its turn
             return ()
-        return self._take_clear(message, now)
+        return self._take_clear(message.number, message.data, now)
 
     def open(self, tranche: int, preimage: bytes, now: Moment) -> tuple[str, ...]:
         """The pieces of a sealed tranche that was paid for, and of what came after it in clear.
@@ -61,10 +61,8 @@ class ClientOutput:
         pieces = self.sealed.open(tranche, preimage)
         for piece in pieces:
             self._observation.add_output(piece, now)
-        if not self.sealed.is_unopened:
-            early, self._early = self._early, []
-            for message in early:
-                pieces += self._take_clear(message, now)
+        while (number := len(self._observation.outputs)) in self._early:
+            pieces += self._take_clear(number, self._early.pop(number), now)
         return pieces
 
     def take_credit(self) -> int | None:
@@ -82,8 +80,8 @@ class ClientOutput:
         """What to write once the buyer has read everything."""
         return () if self.sealed is None else self.sealed.erasure()
 
-    def _take_clear(self, message: OutputMessage, now: Moment) -> tuple[str, ...]:
-        if message.number != len(self._observation.outputs):
+    def _take_clear(self, number: int, data: str, now: Moment) -> tuple[str, ...]:
+        if number != len(self._observation.outputs):
             return ()  # sent again after a reconnect
-        self._uncredited_bytes += self._observation.add_output(message.data, now)
-        return (message.data,)
+        self._uncredited_bytes += self._observation.add_output(data, now)
+        return (data,)
