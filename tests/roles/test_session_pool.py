@@ -411,5 +411,4 @@ async def test_whenever_nodes_die_each_request_is_served_or_says_why_and_every_m
         jobs = await market.client_ledger.find_jobs(JobQuery())
         assert {SESSION_ACCOUNT, "chat"} == {job.job.job_type for job in jobs}, "not both ways to pay were seen"
         paid = {job.job.job_id for job in jobs if job.job.charged_msat}
-        assert any(len(each.job_ids) > 1 for each in begun), "no purchase had to try twice"
         assert all(len(paid.intersection(each.job_ids)) <= 1 for each in begun), "one request was paid for twice"
