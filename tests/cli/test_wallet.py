@@ -15,6 +15,8 @@ from relaymesh.adapters.invoices import InvoiceDraft, encode_invoice
 from relaymesh.units import AmountMsat, Timestamp
 from tests.cli.processes import Home, Server, family
 
+pytestmark = pytest.mark.timeout(180)
+
 NOW = int(time.time())
 DRAFT = InvoiceDraft("bcrt", AmountMsat(100_000), "aa" * 32, "bb" * 32, Timestamp(NOW), 600, "a job")
 SECRET = b"\x01" * 32
