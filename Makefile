@@ -100,8 +100,15 @@ types: $(STAMP) ## mypy: strict, on code, tests and benchmarks
 layers: $(STAMP) ## import-linter: imports only go down
 	@echo "import-linter"; $(BIN)/lint-imports --no-logo >$(VENV)/layers.log 2>&1 || { cat $(VENV)/layers.log; exit 1; }
 
+# Tests that start real processes mostly wait for them, so they run beside all the others; their report comes last.
+PROCESSES := tests/cli tests/chaos
+
 pytest: $(STAMP) ## pytest: all tests but those that need other people's programs
-	@echo "pytest"; $(BIN)/python -m pytest --quiet --ignore=tests/real
+	@echo "pytest"; log=$(VENV)/processes.log; \
+	$(BIN)/python -m pytest --quiet -p no:cacheprovider $(PROCESSES) >$$log 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest --quiet --ignore=tests/real $(addprefix --ignore=,$(PROCESSES)); others=$$?; \
+	wait $$beside; processes=$$?; echo "pytest $(PROCESSES)"; cat $$log; \
+	[ $$others -eq 0 ] && [ $$processes -eq 0 ]
 
 docs-check: $(STAMP) ## The documentation's own tests: generated parts, references, code blocks
 	@$(BIN)/python -m pytest --quiet tests/house

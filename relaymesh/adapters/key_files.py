@@ -151,6 +151,16 @@ def _check_is_private(path: Path, mode: int) -> None:
         raise UsageError(f"others can read or change the key file {path} (mode {shown}): run chmod 600 {path}")
 
 
+def keep_secret(path: Path, text: str) -> None:
+    """Write a new file for its owner alone; where it holds just this already, nothing is done.
+
+    Raises:
+        UsageError: There is another file of that name (it stays as it is), or it cannot be written.
+    """
+    if not path.exists() or read_secret(path) != text:
+        write_secret(path, text)
+
+
 def write_secret(path: Path, text: str) -> None:
     """Write a new file for its owner alone, complete and durable before it appears under its name.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from relaymesh.adapters.key_files import read_secret, write_secret
+from relaymesh.adapters.key_files import keep_secret, read_secret
 from relaymesh.errors import UsageError
 
 SCHEME: Final = "lndconnect"
@@ -125,10 +125,7 @@ def save_lnd_connection(path: Path, connection: LndConnection) -> None:
     Raises:
         UsageError: There is another file of that name (it stays as it is), or it cannot be written.
     """
-    text = format_lnd_connection(connection)
-    if path.exists() and read_secret(path) == text:
-        return
-    write_secret(path, text)
+    keep_secret(path, format_lnd_connection(connection))
 
 
 def _read_address(netloc: str) -> str:

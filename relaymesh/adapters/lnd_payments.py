@@ -26,7 +26,7 @@ from anyio.abc import TaskGroup
 from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.lnd_link import ALREADY_EXISTS, NOT_FOUND, LndLink, LndRefused, LndUnreachable
 from relaymesh.adapters.lnd_replies import STOPPED, read_payment
-from relaymesh.adapters.wallet_book import WalletBook
+from relaymesh.adapters.wallet_book import GRACE_SECONDS, WalletBook
 from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import (
     BAD_INVOICE,
@@ -41,9 +41,6 @@ from relaymesh.ports.lightning import (
     PaymentUnknown,
 )
 from relaymesh.units import Moment, Timestamp
-
-GRACE_SECONDS: Final = 60
-"""Clocks differ, and a payment that reached its payee in time may still be on its way back."""
 
 _LOOK_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1

@@ -24,6 +24,9 @@ from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
 from relaymesh.ports.lightning import Invoice, InvoiceRequest
 from relaymesh.units import AmountMsat, Timestamp
 
+GRACE_SECONDS: Final = 60
+"""Clocks differ, and a payment that reached its payee in time may still be on its way back."""
+
 KEPT_SECONDS: Final = 90 * 86_400
 """So long after its expiry an invoice or a payment is remembered."""
 

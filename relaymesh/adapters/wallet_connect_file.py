@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
-from relaymesh.adapters.key_files import read_secret, write_secret
+from relaymesh.adapters.key_files import keep_secret, read_secret
 from relaymesh.errors import LocalProtocolError, UsageError
 from relaymesh.nostr.event import PublicKey, is_hex_32
 from relaymesh.nostr.keys import KeyPair, is_curve_point
@@ -87,10 +87,7 @@ def save_connection(path: Path, connection: WalletConnection) -> None:
     Raises:
         UsageError: There is another file of that name (it stays as it is), or it cannot be written.
     """
-    text = format_connection(connection)
-    if path.exists() and read_secret(path) == text:
-        return
-    write_secret(path, text)
+    keep_secret(path, format_connection(connection))
 
 
 def _read_relays(urls: list[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import structlog
 
 from relaymesh.adapters.invoices import decode_invoice_on_loop
 from relaymesh.adapters.keyed_locks import KeyedLocks
-from relaymesh.adapters.wallet_book import WalletBook
+from relaymesh.adapters.wallet_book import GRACE_SECONDS, WalletBook
 from relaymesh.adapters.wallet_connect_link import Asked, WalletLink, WalletRefused, WalletUnreachable
 from relaymesh.adapters.wallet_connect_replies import read_integer, read_payment, read_preimage
 from relaymesh.errors import LedgerError, LightningError, RemoteProtocolError
@@ -41,9 +41,6 @@ from relaymesh.units import AmountMsat, Moment, Timestamp
 
 REFUSED_BY_WALLET: Final = 210
 """The code of a payment that the wallet says it did not make; its own code is in the reason."""
-
-GRACE_SECONDS: Final = 60
-"""Clocks differ, and a payment that reached its payee in time may still be on its way back."""
 
 _FIRST_LOOK_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 5.0

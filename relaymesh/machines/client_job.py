@@ -199,8 +199,6 @@ class ClientJob:
                 self._account(now)
             case ClientJobState.DOUBTING:
                 self._end(now)
-            case _:
-                pass
 
     def effects(self) -> tuple[ClientJobEffect, ...]:
         """What is to be done, once, in order."""
@@ -333,12 +331,12 @@ class ClientJob:
 
     # ── endings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _stop(self, refusal: Refusal, now: Moment, farewell: SessionMessage) -> None:
+    def _stop(self, refusal: Refusal, now: Moment, last_word: SessionMessage) -> None:
         """Give the job up from this side, and wait a little for the node's record of what was delivered."""
         if self.state not in (_S.WAITING, _S.STREAMING):
             return
         self._failure = self._failure or refusal
-        self._effects.append(Send(farewell))
+        self._effects.append(Send(last_word))
         self._leave_streaming("stop", now)
 
     def _stop_for(self, refusal: Refusal, now: Moment) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from relaymesh.adapters.lnd import LndWallet
 from relaymesh.adapters.lnd_file import load_lnd_connection
-from relaymesh.adapters.lnd_payments import GRACE_SECONDS
+from relaymesh.adapters.wallet_book import GRACE_SECONDS
 from relaymesh.errors import LightningError
 from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan, lnd_commands
 from relaymesh.lightning_sim.lnd_rest import LndService, serve_lnd

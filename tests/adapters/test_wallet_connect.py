@@ -14,9 +14,9 @@ import pytest
 import structlog
 
 from relaymesh.adapters import wallet_connect, wallet_connect_link, wallet_connect_payments
+from relaymesh.adapters.wallet_book import GRACE_SECONDS
 from relaymesh.adapters.wallet_connect import WalletConnectWallet
 from relaymesh.adapters.wallet_connect_file import format_connection
-from relaymesh.adapters.wallet_connect_payments import GRACE_SECONDS
 from relaymesh.errors import LightningError
 from relaymesh.lightning_sim import LightningNetwork, NetworkPlan, WalletPlan
 from relaymesh.lightning_sim.wallet_connect import WalletService
